@@ -1,0 +1,55 @@
+"""The only place with Numba flags.
+
+`kernel` compiles a bare loop; `inlined` compiles a scalar helper that LLVM must
+inline into the loops that call it, so that they vectorise; the two bit casts
+are what exact arithmetic is built on. No kernel lives here.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from numba import njit, types
+from numba.extending import intrinsic
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# error_model="numpy": the default division check costs 5x in a loop that would
+# otherwise vectorise. fastmath and parallel stay off: both would make the bits
+# of a result depend on the machine.
+_FLAGS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": False,
+    "parallel": False,
+    "cache": True,
+}
+
+
+def kernel(function: F) -> F:
+    """Compile a loop over voxels."""
+    return cast(F, njit(**_FLAGS)(function))
+
+
+def inlined(function: F) -> F:
+    """Compile a scalar helper that is always inlined into its callers."""
+    return cast(F, njit(**_FLAGS, forceinline=True)(function))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def float_bits(typing_context: Any, value: Any) -> Any:
+    """Reinterpret the bits of a float64 as an int64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(types.int64))
+
+    return types.int64(types.float64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def bits_float(typing_context: Any, value: Any) -> Any:
+    """Reinterpret the bits of an int64 as a float64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(types.float64))
+
+    return types.float64(types.int64), codegen

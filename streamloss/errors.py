@@ -1,0 +1,17 @@
+"""The errors a caller may want to catch.
+
+Every message is one sentence that says what was expected, what was got and the
+values. Nothing else lives here.
+"""
+
+
+class StreamlossError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class InvalidInputError(StreamlossError, ValueError):
+    """The inputs or options cannot be scored: exit code 2."""
+
+
+class ReadError(StreamlossError, RuntimeError):
+    """A chunk could not be read or decoded while scoring: exit code 1."""
