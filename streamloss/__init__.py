@@ -1,0 +1,70 @@
+"""Losses and metrics of segmentation volumes that do not fit in memory.
+
+`score` scores two volumes, `Accumulator` takes chunks, `Result` is what both
+return. Every metric is also a function of its name, `streamloss.dice(t, p)`,
+that returns its value.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from streamloss.errors import InvalidInputError, ReadError, StreamlossError
+
+if TYPE_CHECKING:
+    from streamloss.accumulator import Accumulator
+    from streamloss.result import MetricResult, Result
+    from streamloss.scoring import score
+
+# Importing Numba and Zarr takes most of a second, so it waits until they are used.
+_LAZY = {
+    "Accumulator": "accumulator",
+    "MetricResult": "result",
+    "Result": "result",
+    "score": "scoring",
+}
+
+__all__ = [
+    "Accumulator",
+    "InvalidInputError",
+    "MetricResult",
+    "ReadError",
+    "Result",
+    "StreamlossError",
+    "score",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"streamloss.{_LAZY[name]}"), name)
+    # A submodule that is being imported must not import the registry on its way.
+    if not name.startswith("_") and find_spec(f"streamloss.{name}") is None:
+        from streamloss.statistic import metric_names
+
+        if name in metric_names():
+            return _one_liner(name)
+    raise AttributeError(f"module 'streamloss' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    from streamloss.statistic import metric_names
+
+    return sorted([*__all__, *metric_names()])
+
+
+def _one_liner(name: str) -> Callable[..., float]:
+    from streamloss.scoring import score
+    from streamloss.statistic import definitions
+
+    def metric(truth: Any, prediction: Any, **options: Any) -> float:
+        return score(truth, prediction, metrics=name, **options)[name].value
+
+    statistic, definition = definitions(name)[0]
+    metric.__name__ = metric.__qualname__ = name
+    metric.__doc__ = (
+        f"{definition.title}: {definition.formula}.\n\n"
+        f"Takes truth, prediction and the options of `streamloss.score`; returns a float.\n"
+    )
+    return metric

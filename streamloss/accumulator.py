@@ -1,0 +1,184 @@
+"""The streaming object for people who bring their own chunks."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamloss.errors import InvalidInputError
+from streamloss.options import ArrayFacts, settle
+from streamloss.partial import Block, Partial
+from streamloss.result import Result
+from streamloss.scoring import build_result, raise_faults
+from streamloss.state import load_partial, save_partial
+from streamloss.stores import open_volume
+from streamloss.task import Task
+
+
+class Accumulator:
+    """Adds up chunks of truth and prediction; the order does not change a bit of the result.
+
+    Parameters
+    ----------
+    metrics, kind, classes, background, include_background, ignore_label, threshold, spacing
+        As for `streamloss.score`. What is not given is settled by the first chunk.
+    **parameters
+        Options of the metrics, such as `eps`, `alpha`, `gamma`, `reduction`.
+
+    Examples
+    --------
+    >>> import numpy as np, streamloss as sl
+    >>> accumulator = sl.Accumulator(metrics=["mse"])
+    >>> for start in (0, 2):
+    ...     truth = np.array([0, 1, 1, 0])[start : start + 2]
+    ...     prediction = np.array([0.5, 1.0, 0.5, 0.0])[start : start + 2]
+    ...     accumulator.update(truth, prediction)
+    >>> accumulator.compute()["mse"].value
+    0.125
+    """
+
+    def __init__(
+        self,
+        metrics: str | Iterable[str] | None = None,
+        *,
+        kind: str | None = None,
+        classes: Any = None,
+        background: int | None = 0,
+        include_background: bool = False,
+        ignore_label: int | None = None,
+        threshold: float = 0.5,
+        spacing: Sequence[float] | None = None,
+        **parameters: Any,
+    ) -> None:
+        self._options: dict[str, Any] = {
+            "metrics": metrics if metrics is None or isinstance(metrics, str) else list(metrics),
+            "kind": kind,
+            "classes": classes,
+            "background": background,
+            "include_background": include_background,
+            "ignore_label": ignore_label,
+            "threshold": threshold,
+            "spacing": spacing,
+            **parameters,
+        }
+        self._partial: Partial | None = None
+
+    def update(self, truth: Any, prediction: Any, mask: Any = None) -> None:
+        """Add a chunk; if it is refused, nothing of it is added.
+
+        Parameters
+        ----------
+        truth
+            Labels (\\*shape), or a distribution (\\*shape) or (C, \\*shape), or values.
+        prediction
+            Labels or values (\\*shape), or scores (\\*shape) or (C, \\*shape).
+        mask
+            Voxels where it is not zero are scored, (\\*shape); by default all.
+
+        Raises
+        ------
+        InvalidInputError
+            If the chunk does not fit the options or the chunks before it; a
+            coordinate in the message counts within the chunk.
+        """
+        arrays = {"truth": _native(truth, "truth"), "prediction": _native(prediction, "prediction")}
+        facts = {role: ArrayFacts(a.shape, a.dtype) for role, a in arrays.items()}
+        task = settle(**facts, **self._options)
+        if self._partial is not None:
+            task = _same_task(self._partial.task, task)
+        ndim = arrays["truth"].ndim - (task.soft_truth and task.channels > 1)
+        shape = arrays["truth"].shape[arrays["truth"].ndim - ndim :]
+        if mask is not None:
+            mask = _native(mask, "mask")
+            if mask.shape != shape:
+                raise InvalidInputError(f"mask has shape {mask.shape}, expected {shape}")
+        chunk = Partial(task)
+        core = tuple(slice(0, size) for size in shape)
+        chunk.absorb(Block(**arrays, mask=mask, core=core, origin=(0,) * ndim, shape=shape))
+        raise_faults(chunk, shape, {"truth": "chunk", "prediction": "chunk"})
+        self._partial = chunk if self._partial is None else self._partial.merge(chunk)
+
+    def merge(self, other: "Accumulator") -> None:
+        """Add what another accumulator of the same options has added up.
+
+        Raises
+        ------
+        InvalidInputError
+            If the two were made with different options.
+        """
+        if other._partial is None:
+            return
+        if self._partial is None:
+            self._partial = other._partial
+            return
+        _same_task(self._partial.task, other._partial.task)
+        self._partial = self._partial.merge(other._partial)
+
+    def compute(self) -> Result:
+        """Return the metrics of all chunks so far.
+
+        Raises
+        ------
+        InvalidInputError
+            If no chunk was added yet.
+        """
+        return build_result(self._filled(), inputs={}, options={}, integrity={}, timing={})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything added up so far to a state file."""
+        save_partial(self._filled(), path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Accumulator":
+        """Return the accumulator that was saved; it can go on where that one stopped.
+
+        Raises
+        ------
+        InvalidInputError
+            If the file is missing, truncated, changed or something else.
+        """
+        partial = load_partial(path)
+        task, table = partial.task, partial.task.classes
+        accumulator = cls(
+            task.metrics,
+            kind=task.kind,
+            classes=None
+            if table.discovered or not len(table)
+            else dict(zip(table.names, table.values, strict=True)),
+            background=table.background,
+            include_background=table.include_background,
+            ignore_label=task.ignore_label,
+            threshold=task.threshold,
+            spacing=task.spacing,
+            **task.parameters,
+        )
+        accumulator._partial = partial
+        return accumulator
+
+    def _filled(self) -> Partial:
+        if self._partial is None:
+            raise InvalidInputError("no chunk was added yet: call update first")
+        return self._partial
+
+
+def _native(array: Any, role: str) -> NDArray[Any]:
+    """Return a contiguous array in the machine's byte order, refusing what no volume may be."""
+    got = np.asarray(array)
+    volume = open_volume(got, role=role)
+    return np.ascontiguousarray(got, volume.dtype)
+
+
+def _same_task(first: Task, other: Task) -> Task:
+    """Return `first` if `other` differs from it at most in the labels found so far."""
+    if other.classes.discovered and first.classes.discovered:
+        other = replace(other, classes=first.classes)
+    for name, expected in vars(first).items():
+        got = getattr(other, name)
+        if got != expected:
+            raise InvalidInputError(
+                f"this does not fit what was added before: {name} was {expected}, now {got}"
+            )
+    return first

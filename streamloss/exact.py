@@ -1,0 +1,355 @@
+"""Order-independent sums of floats: fixed point on the grid 2**-40, and a superaccumulator.
+
+A sum is an int64 vector of limbs, base 2**32, little-endian, last axis; merging is addition.
+Checks of the range, means and rounding to float live with the callers.
+"""
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamloss._jit import float_bits, inlined, kernel
+
+FIXED_LIMBS = 2
+"""Limbs of a fixed-point sum: units of 2**-40, up to 2**95 of them."""
+
+FLOAT_LIMBS = 66
+"""Limbs of a float sum: units of 2**-1074, the smallest float64, up to 2**2143 of them, which is
+more than 2**45 times the largest float64."""
+
+FIXED_ROUNDING = 2.0**-41
+"""Largest error of rounding one term to the fixed-point grid."""
+
+_FIXED_BITS = 40
+_FLOAT_BITS = 1074
+_GRID = 2.0**_FIXED_BITS
+_LIMB = 0xFFFFFFFF
+
+# Adding 1.5 * 2**52 to an |x| < 2**51 rounds x to an integer, half to even, and leaves it in the
+# low bits of the sum, whose exponent is that of 2**52. Any other exponent tells of another range.
+_ROUNDER = 1.5 * 2.0**52
+_ROUNDER_BITS = 0x4338000000000000
+_TWO_52 = 2.0**52
+_TWO_52_BITS = 0x4330000000000000
+_TWO_51 = 2**51
+
+_MANTISSA = 0x000FFFFFFFFFFFFF
+_IMPLICIT = 0x0010000000000000
+
+# 2048 terms below 2**51 units each stay within 2**62, and 16 KiB of int64 within L1.
+_TILE = 2048
+
+# Beyond these many classes the scratch of the scatter is no longer small.
+_SCRATCH_CLASSES = 256
+
+# The float sum's bins: one a float64 exponent, in groups of 32 that are flushed if touched.
+_BINS = 2048
+_GROUPS = 64
+_FLOAT_TILE = 8192
+
+
+@inlined
+def fixed(x: float) -> int:
+    """Return x in units of 2**-40, rounded half to even; |x| < 2047."""
+    return float_bits(x * _GRID + _ROUNDER) - _ROUNDER_BITS
+
+
+@inlined
+def _fixed_wide(x: float) -> int:
+    """Return x in units of 2**-40, rounded half to even; |x| < 2**22."""
+    units = x * _GRID
+    size = abs(units)
+    # From 2**52 on, every float64 is an integer already.
+    whole = (size + _TWO_52) - _TWO_52 if size < _TWO_52 else size
+    return int(-whole if units < 0.0 else whole)
+
+
+@inlined
+def carry(limbs: NDArray[Any]) -> None:
+    """Make one limb vector canonical in place: all but the last limb in [0, 2**32).
+
+    Every limb must be within +-2**62 before.
+    """
+    moved = 0
+    for k in range(len(limbs) - 1):
+        limb = limbs[k] + moved
+        limbs[k] = limb & _LIMB
+        moved = limb >> 32
+    limbs[len(limbs) - 1] += moved
+
+
+@kernel
+def _carry_rows(rows: NDArray[Any]) -> None:
+    for i in range(len(rows)):
+        carry(rows[i])
+
+
+def canonical(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a canonical copy of limb vectors of any leading shape.
+
+    Equal sums then have equal bytes. Addition of up to 2**30 canonical vectors of equal shape,
+    then `canonical`, is the merge of their sums.
+
+    Examples
+    --------
+    >>> canonical(np.array([[2**32 + 5, 1], [-1, 0]])).tolist()
+    [[5, 2], [4294967295, -1]]
+    """
+    result = np.array(array, dtype=np.int64, order="C")
+    _carry_rows(result.reshape(-1, result.shape[-1]))
+    return result
+
+
+def total(limbs: NDArray[Any]) -> Fraction:
+    """Return the exact value of one limb vector; its length tells the kind of sum.
+
+    `float(total(limbs) / n)` is the mean, correctly rounded.
+
+    Examples
+    --------
+    >>> limbs = np.zeros(FIXED_LIMBS, np.int64)
+    >>> add_fixed_terms(limbs, np.array([0.5, 0.25]))
+    >>> total(limbs)
+    Fraction(3, 4)
+    """
+    bits = {FIXED_LIMBS: _FIXED_BITS, FLOAT_LIMBS: _FLOAT_BITS}.get(len(limbs))
+    if bits is None:
+        raise ValueError(
+            f"expected {FIXED_LIMBS} limbs (fixed point) or {FLOAT_LIMBS} (float sum), "
+            f"got {len(limbs)}"
+        )
+    return Fraction(sum(limb << 32 * k for k, limb in enumerate(limbs.tolist())), 1 << bits)
+
+
+@inlined
+def add_fixed(limbs: NDArray[Any], units: int) -> None:
+    """Add units of 2**-40, |units| < 2**62, to a canonical vector of two limbs, kept canonical."""
+    low = limbs[0] + (units & _LIMB)
+    limbs[0] = low & _LIMB
+    limbs[1] += (units >> 32) + (low >> 32)
+
+
+@inlined
+def _add_wide_terms(limbs: NDArray[Any], terms: NDArray[Any]) -> None:
+    for i in range(len(terms)):
+        add_fixed(limbs, _fixed_wide(terms[i]))
+
+
+@inlined
+def _add_fixed_tile(limbs: NDArray[Any], terms: NDArray[Any]) -> None:
+    # The exponent of every rounded term is cancelled by xor and collected by or: the check of the
+    # range costs two integer operations. What remains is the term plus 2**51, summed modulo 2**64.
+    units = 0
+    seen = 0
+    for i in range(len(terms)):
+        shifted = float_bits(terms[i] * _GRID + _ROUNDER) ^ _TWO_52_BITS
+        units += shifted
+        seen |= shifted
+    if seen >> 52 == 0:
+        add_fixed(limbs, units - len(terms) * _TWO_51)
+    else:
+        _add_wide_terms(limbs, terms)
+
+
+@kernel
+def add_fixed_terms(limbs: NDArray[Any], terms: NDArray[Any]) -> None:
+    """Add float terms to a fixed-point sum, each rounded to the grid 2**-40, half to even.
+
+    Parameters
+    ----------
+    limbs
+        Canonical int64 vector of shape (2,); updated in place.
+    terms
+        float32 or float64, one dimension, |term| < 2**22. Tiles of terms below 2047 take the
+        vectorised path.
+    """
+    for start in range(0, len(terms), _TILE):
+        _add_fixed_tile(limbs, terms[start : start + _TILE])
+
+
+@inlined
+def _constant(codes: NDArray[Any]) -> bool:
+    first = codes[0]
+    # The last code differs in most mixed tiles: look there before reading all.
+    if codes[len(codes) - 1] != first:
+        return False
+    different = 0
+    for i in range(len(codes)):
+        different |= codes[i] ^ first
+    return different == 0
+
+
+@kernel
+def add_fixed_by_class(
+    limbs: NDArray[Any], codes: NDArray[Any], terms: NDArray[Any], classes: int
+) -> None:
+    """Add each float term to the fixed-point sum of its class.
+
+    Parameters
+    ----------
+    limbs
+        Canonical int64 array of shape (classes, 2); updated in place.
+    codes
+        uint8 or uint16 of the terms' shape, each below `classes`.
+    terms
+        float32 or float64, one dimension, |term| < 2**22.
+    classes
+        Number of classes.
+    """
+    rounded = np.empty(_TILE, np.int64)
+    small = classes <= _SCRATCH_CLASSES
+    # Four copies of the sums, one for each of four neighbours: a sum's store is not awaited by
+    # the next term of the same class.
+    sums = np.zeros((4, classes if small else 0), np.int64)
+    for start in range(0, len(terms), _TILE):
+        tile = terms[start : start + _TILE]
+        code = codes[start : start + _TILE]
+        n = len(tile)
+        if _constant(code):
+            _add_fixed_tile(limbs[code[0]], tile)
+            continue
+        seen = 0
+        for i in range(n):
+            shifted = float_bits(tile[i] * _GRID + _ROUNDER) ^ _TWO_52_BITS
+            rounded[i] = shifted - _TWO_51
+            seen |= shifted
+        if seen >> 52 != 0:
+            for i in range(n):
+                add_fixed(limbs[code[i]], _fixed_wide(tile[i]))
+        elif classes == 2:
+            both = 0
+            second = 0
+            for i in range(n):
+                both += rounded[i]
+                second += rounded[i] & -np.int64(code[i])
+            add_fixed(limbs[0], both - second)
+            add_fixed(limbs[1], second)
+        elif small:
+            for i in range(0, n - 3, 4):
+                sums[0, code[i]] += rounded[i]
+                sums[1, code[i + 1]] += rounded[i + 1]
+                sums[2, code[i + 2]] += rounded[i + 2]
+                sums[3, code[i + 3]] += rounded[i + 3]
+            for i in range(n - n % 4, n):
+                sums[0, code[i]] += rounded[i]
+            for c in range(classes):
+                add_fixed(limbs[c], sums[0, c] + sums[1, c] + sums[2, c] + sums[3, c])
+                sums[0, c] = 0
+                sums[1, c] = 0
+                sums[2, c] = 0
+                sums[3, c] = 0
+        else:
+            for i in range(n):
+                add_fixed(limbs[code[i]], rounded[i])
+
+
+@inlined
+def _flush(limbs: NDArray[Any], bins: NDArray[Any], touched: NDArray[Any], dropped: int) -> None:
+    """Empty the bins into limbs that stay uncarried; each call adds less than 2**40 to a limb."""
+    for group in range(_GROUPS):
+        if not touched[group]:
+            continue
+        touched[group] = False
+        for e in range(32 * group, 32 * group + 32):
+            sums = bins[0, e] + bins[1, e]
+            if sums == 0:
+                continue
+            bins[0, e] = 0
+            bins[1, e] = 0
+            # The bins of zeros and subnormals and of the smallest normals have the same unit.
+            shift = (e - 1 if e > 0 else 0) + dropped
+            k = shift >> 5
+            low = (sums & _LIMB) << (shift & 31)
+            high = (sums >> 32) << (shift & 31)
+            limbs[k] += low & _LIMB
+            limbs[k + 1] += (low >> 32) + (high & _LIMB)
+            limbs[k + 2] += high >> 32
+
+
+@inlined
+def _add_float_run(
+    limbs: NDArray[Any], bins: NDArray[Any], touched: NDArray[Any], terms: NDArray[Any]
+) -> None:
+    # A float32 leaves 29 bits of a float64 mantissa empty: dropped, they make room for 2**29
+    # times as many terms before a bin can overflow.
+    single = terms.itemsize == 4
+    dropped = 29 if single else 0
+    tile = 2**24 if single else 512
+    for start in range(0, len(terms), tile):
+        stop = min(start + tile, len(terms))
+        for i in range(start, stop):
+            bits = float_bits(terms[i])
+            e = (bits >> 52) & 0x7FF
+            mantissa = bits & _MANTISSA
+            mantissa |= _IMPLICIT if e > 0 else 0
+            mantissa >>= dropped
+            # Neighbours alternate between two copies of the bins: 
+            bins[i & 1, e] += -mantissa if bits < 0 else mantissa
+            touched[e >> 5] = True
+        _flush(limbs, bins, touched, dropped)
+    carry(limbs)
+
+
+@kernel
+def add_float_terms(limbs: NDArray[Any], terms: NDArray[Any]) -> None:
+    """Add finite float terms to a float sum, exactly.
+
+    Parameters
+    ----------
+    limbs
+        Canonical int64 vector of shape (66,); updated in place.
+    terms
+        float32 or float64, one dimension, no NaN or infinity, fewer than 2**30.
+    """
+    bins = np.zeros((2, _BINS), np.int64)
+    touched = np.zeros(_GROUPS, np.bool_)
+    _add_float_run(limbs, bins, touched, terms)
+
+
+@kernel
+def add_float_by_class(
+    limbs: NDArray[Any], codes: NDArray[Any], terms: NDArray[Any], classes: int
+) -> None:
+    """Add each finite float term to the float sum of its class, exactly.
+
+    Parameters
+    ----------
+    limbs
+        Canonical int64 array of shape (classes, 66); updated in place.
+    codes
+        uint8 or uint16 of the terms' shape, each below `classes`.
+    terms
+        float32 or float64, one dimension, no NaN or infinity.
+    classes
+        Number of classes.
+    """
+    bins = np.zeros((2, _BINS), np.int64)
+    touched = np.zeros(_GROUPS, np.bool_)
+    sorted_terms = np.empty(min(_FLOAT_TILE, len(terms)), terms.dtype)
+    ends = np.zeros(classes, np.int64)
+    for start in range(0, len(terms), _FLOAT_TILE):
+        tile = terms[start : start + _FLOAT_TILE]
+        code = codes[start : start + _FLOAT_TILE]
+        if _constant(code):
+            _add_float_run(limbs[code[0]], bins, touched, tile)
+            continue
+        # A counting sort by class: one run of the float sum for each class that is present.
+        ends[:] = 0
+        for i in range(len(code)):
+            ends[code[i]] += 1
+        begin = 0
+        for c in range(classes):
+            count = ends[c]
+            ends[c] = begin
+            begin += count
+        for i in range(len(code)):
+            c = code[i]
+            sorted_terms[ends[c]] = tile[i]
+            ends[c] += 1
+        begin = 0
+        for c in range(classes):
+            if ends[c] > begin:
+                _add_float_run(limbs[c], bins, touched, sorted_terms[begin : ends[c]])
+            begin = ends[c]

@@ -1,0 +1,1 @@
+"""The sufficient statistics, one to a file; each offers its `STATISTIC`."""

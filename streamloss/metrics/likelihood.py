@@ -1,0 +1,461 @@
+"""Sums of the negative log-likelihood and its focally weighted form.
+
+The state holds exact sums of fixed-point terms; cross entropy and focal loss
+are read from it. Probabilities are clipped, logits are not.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamloss import exact, vecmath
+from streamloss._jit import kernel
+from streamloss.errors import InvalidInputError
+from streamloss.losses import REDUCTION, loss_score, reference_loss
+from streamloss.slab import Slab
+from streamloss.statistic import Field, Metric, Parameter, Score, Statistic, number
+from streamloss.task import Task
+
+TILE = 2048
+# Keeps every term below the 2**22 that fixed-point sums can take.
+LOGIT_LIMIT = 2.0**16
+ALPHA_LIMIT = 32.0
+
+
+class Likelihood(NamedTuple):
+    """Sums over voxels, grouped by true class where the truth is labels.
+
+    Attributes
+    ----------
+    voxels
+        Voxels of each group.
+    loss
+        Sum of the negative log-likelihood, fixed point.
+    focal
+        Sum of the focal loss, fixed point; zero unless it was asked for.
+    clipped
+        Voxels with a probability that was clipped to [eps, 1 - eps].
+    """
+
+    voxels: NDArray[np.int64]
+    loss: NDArray[np.int64]
+    focal: NDArray[np.int64]
+    clipped: NDArray[np.int64]
+
+
+def update(state: Likelihood, slab: Slab, task: Task) -> None:
+    """Add the terms of a slab."""
+    weights = class_weights(task)
+    gamma = task.parameters.get("gamma", 0.0)
+    focal = task.asks("focal_loss")
+    logits = task.kind == "logits"
+    eps = task.parameters.get("eps", 0.0)
+    if task.soft_truth:
+        add_soft = _add_soft_binary if task.channels == 1 else _add_soft
+        add_soft(slab.soft_truth, slab.scores, logits, eps, weights, gamma, focal, *state)
+    else:
+        add_hard = _add_hard_binary if task.channels == 1 else _add_hard
+        add_hard(slab.truth, slab.scores, logits, eps, weights, gamma, focal, *state)
+
+
+def class_weights(task: Task) -> NDArray[np.float64]:
+    """Return focal's alpha of each class; ones if nothing is balanced."""
+    alpha = task.parameters.get("alpha", "default")
+    if alpha == "default":
+        alpha = 0.25 if task.channels == 1 else None
+    if alpha is None:
+        return np.ones(len(task.classes))
+    if isinstance(alpha, float):
+        return np.array([1.0 - alpha, alpha])
+    return np.array(alpha, np.float64)
+
+
+@kernel
+def _add_hard_binary(
+    truth: NDArray[Any],
+    scores: NDArray[Any],
+    logits: bool,
+    eps: float,
+    weights: NDArray[np.float64],
+    gamma: float,
+    focal: bool,
+    voxels: NDArray[np.int64],
+    loss: NDArray[np.int64],
+    focal_loss: NDArray[np.int64],
+    clipped: NDArray[np.int64],
+) -> None:
+    terms = np.empty(TILE)
+    misses = np.empty(TILE)
+    for start in range(0, truth.size, TILE):
+        codes = truth[start : start + TILE]
+        row = scores[0, start : start + TILE]
+        size = codes.size
+        positives = 0
+        for i in range(size):
+            positives += codes[i]
+        voxels[0] += size - positives
+        voxels[1] += positives
+        if logits:
+            for i in range(size):
+                x = np.float64(row[i])
+                against = -x if codes[i] == 1 else x
+                terms[i] = vecmath.softplus(against)
+            if focal:
+                for i in range(size):
+                    x = np.float64(row[i])
+                    misses[i] = vecmath.sigmoid(-x if codes[i] == 1 else x)
+        else:
+            outside = 0
+            for i in range(size):
+                p = np.float64(row[i])
+                q = min(max(p, eps), 1.0 - eps)
+                outside += p != q
+                p_true = q if codes[i] == 1 else 1.0 - q
+                terms[i] = p_true
+                misses[i] = 1.0 - q if codes[i] == 1 else q
+            clipped[0] += outside
+            for i in range(size):
+                terms[i] = -vecmath.log(terms[i])
+        exact.add_fixed_by_class(loss, codes, terms[:size], 2)
+        if focal:
+            _focus(terms[:size], misses[:size], gamma)
+            low, high = weights[0], weights[1]
+            for i in range(size):
+                terms[i] *= high if codes[i] == 1 else low
+            exact.add_fixed_by_class(focal_loss, codes, terms[:size], 2)
+
+
+@kernel
+def _focus(terms: NDArray[np.float64], misses: NDArray[np.float64], gamma: float) -> None:
+    """Multiply each term by miss ** gamma."""
+    if gamma == 2.0:
+        for i in range(terms.size):
+            terms[i] *= misses[i] * misses[i]
+    elif gamma != 0.0:
+        for i in range(terms.size):
+            terms[i] *= vecmath.power(misses[i], gamma)
+
+
+@kernel
+def _add_hard(
+    truth: NDArray[Any],
+    scores: NDArray[Any],
+    logits: bool,
+    eps: float,
+    weights: NDArray[np.float64],
+    gamma: float,
+    focal: bool,
+    voxels: NDArray[np.int64],
+    loss: NDArray[np.int64],
+    focal_loss: NDArray[np.int64],
+    clipped: NDArray[np.int64],
+) -> None:
+    classes = scores.shape[0]
+    terms = np.empty(TILE)
+    misses = np.empty(TILE)
+    norm = np.empty(TILE)
+    for start in range(0, truth.size, TILE):
+        codes = truth[start : start + TILE]
+        size = codes.size
+        rows = scores[:, start : start + TILE]
+        for i in range(size):
+            voxels[codes[i]] += 1
+        if logits:
+            _log_sum_exp(rows, norm)
+            for i in range(size):
+                terms[i] = max(norm[i] - np.float64(rows[codes[i], i]), 0.0)
+            if focal:
+                for i in range(size):
+                    misses[i] = 1.0 - vecmath.exp(-terms[i])
+        else:
+            outside = 0
+            for i in range(size):
+                p = np.float64(rows[codes[i], i])
+                q = min(max(p, eps), 1.0 - eps)
+                outside += p != q
+                terms[i] = q
+                misses[i] = 1.0 - q
+            clipped[0] += outside
+            for i in range(size):
+                terms[i] = -vecmath.log(terms[i])
+        exact.add_fixed_by_class(loss, codes, terms[:size], classes)
+        if focal:
+            _focus(terms[:size], misses[:size], gamma)
+            for i in range(size):
+                terms[i] *= weights[codes[i]]
+            exact.add_fixed_by_class(focal_loss, codes, terms[:size], classes)
+
+
+@kernel
+def _log_sum_exp(rows: NDArray[Any], out: NDArray[np.float64]) -> None:
+    """Write log(sum over channels of exp(row)) of each voxel, without overflow."""
+    channels, size = rows.shape
+    total = np.empty(TILE)
+    top = np.empty(TILE)
+    for i in range(size):
+        top[i] = rows[0, i]
+    for k in range(1, channels):
+        for i in range(size):
+            top[i] = max(top[i], np.float64(rows[k, i]))
+    for i in range(size):
+        total[i] = 0.0
+    for k in range(channels):
+        for i in range(size):
+            total[i] += vecmath.exp(np.float64(rows[k, i]) - top[i])
+    for i in range(size):
+        out[i] = top[i] + vecmath.log(total[i])
+
+
+@kernel
+def _add_soft_binary(
+    truth: NDArray[Any],
+    scores: NDArray[Any],
+    logits: bool,
+    eps: float,
+    weights: NDArray[np.float64],
+    gamma: float,
+    focal: bool,
+    voxels: NDArray[np.int64],
+    loss: NDArray[np.int64],
+    focal_loss: NDArray[np.int64],
+    clipped: NDArray[np.int64],
+) -> None:
+    terms = np.empty(TILE)
+    misses = np.empty(TILE)
+    balanced = weights[0] != 1.0 or weights[1] != 1.0
+    voxels[0] += scores.shape[1]
+    for start in range(0, scores.shape[1], TILE):
+        targets = truth[0, start : start + TILE]
+        row = scores[0, start : start + TILE]
+        size = row.size
+        outside = 0
+        for i in range(size):
+            y = np.float64(targets[i])
+            if logits:
+                x = np.float64(row[i])
+                q = vecmath.sigmoid(x)
+                terms[i] = y * vecmath.softplus(-x) + (1.0 - y) * vecmath.softplus(x)
+            else:
+                p = np.float64(row[i])
+                q = min(max(p, eps), 1.0 - eps)
+                outside += p != q
+                terms[i] = -(y * vecmath.log(q) + (1.0 - y) * vecmath.log(1.0 - q))
+            # 1 - p_t with torchvision's p_t = p y + (1 - p)(1 - y).
+            misses[i] = q * (1.0 - y) + (1.0 - q) * y
+        clipped[0] += outside
+        exact.add_fixed_terms(loss[0], terms[:size])
+        if focal:
+            _focus(terms[:size], misses[:size], gamma)
+            if balanced:
+                for i in range(size):
+                    y = np.float64(targets[i])
+                    terms[i] *= weights[1] * y + weights[0] * (1.0 - y)
+            exact.add_fixed_terms(focal_loss[0], terms[:size])
+
+
+@kernel
+def _add_soft(
+    truth: NDArray[Any],
+    scores: NDArray[Any],
+    logits: bool,
+    eps: float,
+    weights: NDArray[np.float64],
+    gamma: float,
+    focal: bool,
+    voxels: NDArray[np.int64],
+    loss: NDArray[np.int64],
+    focal_loss: NDArray[np.int64],
+    clipped: NDArray[np.int64],
+) -> None:
+    terms = np.empty(TILE)
+    misses = np.empty(TILE)
+    norm = np.empty(TILE)
+    outside = np.empty(TILE, np.bool_)
+    voxels[0] += scores.shape[1]
+    for start in range(0, scores.shape[1], TILE):
+        targets = truth[:, start : start + TILE]
+        rows = scores[:, start : start + TILE]
+        size = rows.shape[1]
+        outside[:] = False
+        if logits:
+            _log_sum_exp(rows, norm)
+        for k in range(rows.shape[0]):
+            for i in range(size):
+                if logits:
+                    terms[i] = max(norm[i] - np.float64(rows[k, i]), 0.0)
+                    misses[i] = 1.0 - vecmath.exp(-terms[i])
+                else:
+                    p = np.float64(rows[k, i])
+                    q = min(max(p, eps), 1.0 - eps)
+                    outside[i] |= p != q
+                    terms[i] = -vecmath.log(q)
+                    misses[i] = 1.0 - q
+                terms[i] *= np.float64(targets[k, i])
+            exact.add_fixed_terms(loss[0], terms[:size])
+            if focal:
+                _focus(terms[:size], misses[:size], gamma)
+                for i in range(size):
+                    terms[i] *= weights[k]
+                exact.add_fixed_terms(focal_loss[0], terms[:size])
+        for i in range(size):
+            clipped[0] += outside[i]
+
+
+def validate(task: Task) -> None:
+    """Refuse an alpha that does not fit the number of classes."""
+    alpha = task.parameters.get("alpha")
+    if isinstance(alpha, tuple) and len(alpha) != len(task.classes):
+        raise InvalidInputError(
+            f"alpha must hold one weight for each of the {len(task.classes)} classes, "
+            f"got {len(alpha)}"
+        )
+    if isinstance(alpha, float) and task.channels > 1:
+        raise InvalidInputError(
+            f"alpha of a multi-class focal loss must hold one weight for each of the "
+            f"{len(task.classes)} classes, or be none; got the single number {alpha}"
+        )
+
+
+def cross_entropy(state: Likelihood, task: Task) -> Score:
+    """Return the mean or sum of the negative log-likelihood."""
+    return loss_score(state.loss, state.voxels, task, _term_error(task), _counts(state, task))
+
+
+def focal_loss(state: Likelihood, task: Task) -> Score:
+    """Return the mean or sum of the focal loss."""
+    error = _term_error(task) * float(class_weights(task).max())
+    return loss_score(state.focal, state.voxels, task, error, _counts(state, task))
+
+
+def _counts(state: Likelihood, task: Task) -> dict[str, int]:
+    return {"clipped_voxels": int(state.clipped[0])} if task.kind == "probabilities" else {}
+
+
+def _term_error(task: Task) -> float:
+    """Bound the rounding of one voxel's term: of the float64 arithmetic and of the grid."""
+    terms = task.channels if task.soft_truth else 1
+    largest = -math.log(task.parameters["eps"]) if "eps" in task.parameters else 2 * LOGIT_LIMIT
+    if task.kind == "logits":
+        largest = 2 * LOGIT_LIMIT
+    return terms * (exact.FIXED_ROUNDING + 2.0**-49 * largest)
+
+
+def reference(
+    truth: NDArray[Any], prediction: NDArray[Any], task: Task
+) -> dict[str, tuple[float, dict[int, float]]]:
+    """Return both losses from whole arrays, spelled out with NumPy."""
+    scores = prediction.astype(np.float64)
+    if task.kind == "logits":
+        if task.channels == 1:
+            log_p = -np.stack([np.logaddexp(0, scores[0]), np.logaddexp(0, -scores[0])])
+        else:
+            log_p = scores - np.logaddexp.reduce(scores, axis=0)
+        p = np.exp(log_p)
+        miss = 1 - p if task.channels > 1 else p[::-1]
+    else:
+        p = np.clip(scores, task.parameters["eps"], 1 - task.parameters["eps"])
+        p = np.concatenate([1 - p, p]) if task.channels == 1 else p
+        log_p, miss = np.log(p), 1 - p if task.channels > 1 else p[::-1]
+    gamma, alpha = task.parameters.get("gamma", 0.0), class_weights(task)
+    if task.hard_truth:
+        y = truth == np.arange(len(task.classes))[:, np.newaxis]
+    else:
+        y = truth.astype(np.float64)
+        y = np.concatenate([1 - y, y]) if task.channels == 1 else y
+    cross = -np.sum(y * log_p, axis=0)
+    if task.channels == 1:
+        focal = cross * np.sum(y * miss, axis=0) ** gamma * (alpha @ y)
+    else:
+        focal = -np.sum(alpha[:, np.newaxis] * y * miss**gamma * log_p, axis=0)
+    terms = {"cross_entropy": cross, "focal_loss": focal}
+    return {name: reference_loss(term, truth, task) for name, term in terms.items()}
+
+
+def _alpha(value: Any) -> float | str | tuple[float, ...] | None:
+    if value is None or (isinstance(value, str) and value.lower() == "none"):
+        return None
+    if isinstance(value, str) and value == "default":
+        return value
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        numbers = tuple(float(part) for part in np.atleast_1d(np.asarray(parts, np.float64)))
+    except (TypeError, ValueError):
+        numbers = (math.nan,)
+    top = 1.0 if len(numbers) == 1 else ALPHA_LIMIT
+    if not all(0.0 <= weight <= top for weight in numbers):
+        raise ValueError(
+            "expected a number from 0 to 1 (binary), one weight from 0 to "
+            f"{ALPHA_LIMIT:g} per class (multi-class), or none"
+        )
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+EPS = Parameter(
+    "eps",
+    2.0**-52,
+    number(1e-300, 0.5),
+    "probabilities are clipped to [eps, 1 - eps] [default: 2^-52, as scikit-learn]",
+)
+_ALPHA = Parameter(
+    "alpha",
+    "default",
+    _alpha,
+    "focal weight of positives (negatives get 1 - alpha), one per class, or none "
+    "[default: 0.25 for binary, none for multi-class]",
+)
+_GAMMA = Parameter("gamma", 2.0, number(0.0, 1e6), "focal exponent [default: 2]")
+
+STATISTIC = Statistic(
+    name="likelihood",
+    state=Likelihood,
+    fields={
+        "voxels": Field(("truth_group",)),
+        "loss": Field(("truth_group",), exact.FIXED_LIMBS),
+        "focal": Field(("truth_group",), exact.FIXED_LIMBS),
+        "clipped": Field((1,)),
+    },
+    update=update,
+    reference=reference,
+    validate=validate,
+    score_limit=LOGIT_LIMIT,
+    metrics=(
+        Metric(
+            name="cross_entropy",
+            title="Cross entropy (log loss)",
+            score=cross_entropy,
+            formula="-sum over classes k of y_k ln p_k, mean over voxels, in nats; "
+            "y: true distribution, one-hot for labels; p: predicted probability, clipped "
+            "to [eps, 1 - eps], or the softmax or sigmoid of logits",
+            source="scikit-learn log_loss",
+            range=(0.0, math.inf),
+            higher_is_better=False,
+            kinds=("probabilities", "logits"),
+            default_for=("probabilities", "logits"),
+            empties="no voxel scored: undefined",
+            soft_truth=True,
+            unit="nat",
+            parameters=(EPS, REDUCTION),
+            differs="Keras clips at 1e-7; torch clips ln p at -100",
+        ),
+        Metric(
+            name="focal_loss",
+            title="Focal loss",
+            score=focal_loss,
+            formula="-alpha_t (1 - p_t)^gamma ln p_t, mean over voxels; p_t: probability of "
+            "the true class; alpha_t: alpha for positives and 1 - alpha for negatives "
+            "(binary), or the weight of the true class (multi-class)",
+            source="Lin et al. 2017, doi:10.1109/ICCV.2017.324; torchvision sigmoid_focal_loss",
+            range=(0.0, math.inf),
+            higher_is_better=False,
+            kinds=("probabilities", "logits"),
+            default_for=("probabilities", "logits"),
+            empties="no voxel scored: undefined",
+            soft_truth=True,
+            unit="nat",
+            parameters=(EPS, _ALPHA, _GAMMA, REDUCTION),
+            differs="MONAI's FocalLoss leaves alpha out by default",
+        ),
+    ),
+)

@@ -1,0 +1,225 @@
+"""What has been added up so far: one state per statistic, and what could not be scored.
+
+A `Partial` takes in blocks of raw voxels and merges with others. It knows
+nothing of volumes, files or threads.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamloss.errors import InvalidInputError
+from streamloss.slab import Fault, Slab, UnknownLabelsError, Window
+from streamloss.statistic import State, Statistic, needed
+from streamloss.task import Task
+
+# Kernels run over one slab after another while it is in the second-level cache;
+# larger slabs spread the cost of calling a kernel over more voxels.
+SLAB_BYTES = 2**20
+# A confusion matrix of more classes than this outgrows its purpose and the memory plan.
+MAX_DISCOVERED_CLASSES = 1024
+
+
+@dataclass(frozen=True)
+class Block:
+    """A box of raw voxels, with its place in the volume.
+
+    Attributes
+    ----------
+    truth, prediction
+        Raw arrays over the box, (*box) or (C, *box).
+    mask
+        Voxels that are not zero are scored; None scores all.
+    core
+        Where in the box the voxels are that this block stands for; the rest is halo.
+    origin
+        Coordinate in the volume of the first core voxel.
+    shape
+        Shape of the whole volume, without channels.
+    """
+
+    truth: NDArray[Any]
+    prediction: NDArray[Any]
+    mask: NDArray[Any] | None
+    core: tuple[slice, ...]
+    origin: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    @cached_property
+    def core_shape(self) -> tuple[int, ...]:
+        """Extent of the core."""
+        return tuple(part.stop - part.start for part in self.core)
+
+    def flat(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return the core voxels as (n,) or (C, n), without a copy where there is no halo."""
+        inner = array[(..., *self.core)]
+        return inner.reshape(*array.shape[: array.ndim - len(self.core)], -1)
+
+    def index_in_volume(self, index: int) -> int:
+        """Return where along the flattened volume a flat core index lies."""
+        inner = np.unravel_index(index, self.core_shape)
+        place = tuple(int(i) + o for i, o in zip(inner, self.origin, strict=True))
+        return int(np.ravel_multi_index(place, self.shape))
+
+
+@dataclass
+class Partial:
+    """States of the voxels taken in so far.
+
+    Attributes
+    ----------
+    task
+        The run's settings; its class table grows if it is discovered.
+    states
+        State of each statistic, by its name.
+    scored, ignored
+        Voxels that entered the states, and that were left out by mask or ignore label.
+    faults
+        What could not be scored, by role and reason; once there is any, voxels
+        are only checked.
+    """
+
+    task: Task
+    states: dict[str, State] = field(default_factory=dict)
+    scored: int = 0
+    ignored: int = 0
+    faults: dict[tuple[str, str], Fault] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.states:
+            self.states = {s.name: s.empty(self.task) for s in self._statistics}
+
+    @cached_property
+    def _statistics(self) -> list[Statistic]:
+        return needed(self.task)
+
+    @cached_property
+    def _score_limit(self) -> float:
+        return min(statistic.score_limit for statistic in self._statistics)
+
+    def absorb(self, block: Block) -> None:
+        """Add the voxels of a block.
+
+        Raises
+        ------
+        InvalidInputError
+            If more classes turn up than a discovered table may hold.
+        """
+        truth, prediction = block.flat(block.truth), block.flat(block.prediction)
+        keep = self._keep(block, truth)
+        voxels = truth.shape[-1]
+        bytes_per_voxel = (truth.nbytes + prediction.nbytes) // voxels
+        step = max(4096, SLAB_BYTES // bytes_per_voxel)
+        for start in range(0, voxels, step):
+            span = slice(start, min(start + step, voxels))
+            t, p = truth[..., span], prediction[..., span]
+            chosen = None if keep is None else keep[span]
+            if chosen is not None and not chosen.all():
+                self.ignored += chosen.size - int(np.count_nonzero(chosen))
+                t, p = t[..., chosen], p[..., chosen]
+            if t.shape[-1]:
+                self._add(t, p, block, start, chosen)
+        if not self.faults:
+            for statistic in self._statistics:
+                if statistic.halo:
+                    window = self._window(block)
+                    statistic.update(self.states[statistic.name], window, self.task)
+
+    def merge(self, other: "Partial") -> "Partial":
+        """Return the sum of both; exactly associative and commutative."""
+        values = {*self.task.classes.values, *other.task.classes.values}
+        a, b = self._with_classes(values), other._with_classes(values)
+        faults = dict(a.faults)
+        for key, fault in b.faults.items():
+            faults[key] = _join(faults[key], fault) if key in faults else fault
+        return Partial(
+            a.task,
+            {s.name: s.merge(a.states[s.name], b.states[s.name]) for s in a._statistics},
+            a.scored + b.scored,
+            a.ignored + b.ignored,
+            faults,
+        )
+
+    def _keep(self, block: Block, truth: NDArray[Any]) -> NDArray[np.bool_] | None:
+        keep = None
+        if block.mask is not None:
+            keep = block.flat(block.mask) != 0
+        if self.task.ignore_label is not None:
+            counted = truth != self.task.ignore_label
+            keep = counted if keep is None else keep & counted
+        return keep
+
+    def _add(
+        self,
+        truth: NDArray[Any],
+        prediction: NDArray[Any],
+        block: Block,
+        start: int,
+        chosen: NDArray[np.bool_] | None,
+    ) -> None:
+        slab = Slab(truth, prediction, self.task)
+        try:
+            faults = slab.faults(self._score_limit)
+        except UnknownLabelsError as unknown:
+            self._learn(int(value) for value in unknown.values)
+            self._add(truth, prediction, block, start, chosen)
+            return
+        for fault in faults:
+            index = fault.index if chosen is None else int(np.flatnonzero(chosen)[fault.index])
+            found = fault._replace(index=block.index_in_volume(start + index))
+            key = (fault.role, fault.reason)
+            self.faults[key] = _join(self.faults[key], found) if key in self.faults else found
+        self.scored += slab.voxels
+        if not self.faults:
+            for statistic in self._statistics:
+                if not statistic.halo:
+                    statistic.update(self.states[statistic.name], slab, self.task)
+
+    def _learn(self, values: Iterable[int]) -> None:
+        wider = self._with_classes({*self.task.classes.values, *(v for v in values if v >= 0)})
+        self.task, self.states = wider.task, wider.states
+
+    def _with_classes(self, values: set[int]) -> "Partial":
+        table = self.task.classes
+        if values == set(table.values):
+            return self
+        wider = table.with_values(values)
+        if len(wider) > MAX_DISCOVERED_CLASSES:
+            raise InvalidInputError(
+                f"more than {MAX_DISCOVERED_CLASSES} different labels: name the ones to score "
+                "with `classes`, or pass kind=\"values\" if these are not labels"
+            )
+        task = replace(self.task, classes=wider)
+        positions = np.searchsorted(wider.values, table.values)
+        states = {s.name: s.spread(self.states[s.name], positions, task) for s in self._statistics}
+        return Partial(task, states, self.scored, self.ignored, self.faults)
+
+    def _window(self, block: Block) -> Window:
+        task = self.task
+        shape = block.truth.shape
+        scored = np.ones(shape, np.bool_)
+        if block.mask is not None:
+            scored &= block.mask != 0
+        if task.ignore_label is not None:
+            scored &= block.truth != task.ignore_label
+        background = task.classes.background
+        nothing = task.classes.values.index(background) if background is not None else 0
+        channels = block.prediction.shape[: block.prediction.ndim - len(shape)]
+        slab = Slab(block.truth.reshape(-1), block.prediction.reshape(*channels, -1), task)
+        truth, prediction = slab.truth.reshape(shape), slab.decision.reshape(shape)
+        return Window(
+            np.where(scored, truth, truth.dtype.type(nothing)),
+            np.where(scored, prediction, prediction.dtype.type(nothing)),
+            scored,
+            block.core,
+            block.origin,
+        )
+
+
+def _join(a: Fault, b: Fault) -> Fault:
+    first = a if a.index <= b.index else b
+    return first._replace(count=a.count + b.count)

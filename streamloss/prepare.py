@@ -1,0 +1,250 @@
+"""Opens, validates and plans a run, without reading a voxel."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from streamloss.blocks import format_bytes, plan
+from streamloss.errors import InvalidInputError
+from streamloss.executors import available_workers
+from streamloss.options import ArrayFacts, settle
+from streamloss.partial import MAX_DISCOVERED_CLASSES, SLAB_BYTES
+from streamloss.scan import Job
+from streamloss.statistic import needed
+from streamloss.stores import open_volume
+from streamloss.task import Task
+from streamloss.volume import Region, Volume
+
+# Beyond this a larger block no longer makes reading cheaper.
+TARGET_BLOCK_VOXELS = 2**22
+# What a process takes to compile and run kernels, whatever the volume; measured
+# by benchmarks/memory.py, rounded up.
+FIXED_BYTES = 160 * 2**20
+
+_SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A validated, planned job and how it will be executed.
+
+    Attributes
+    ----------
+    job
+        What to score.
+    workers
+        How many blocks are scored at once.
+    projected_bytes
+        Most memory the run takes beyond what importing took.
+    max_memory
+        What it may take.
+    """
+
+    job: Job
+    workers: int
+    projected_bytes: int
+    max_memory: int
+
+
+def prepare(
+    truth: Any,
+    prediction: Any,
+    *,
+    mask: Any = None,
+    spacing: Sequence[float] | None = None,
+    region: Any = None,
+    level: int = 0,
+    missing: str = "fill",
+    max_memory: str | int = "1GiB",
+    workers: int | None = None,
+    **options: Any,
+) -> Run:
+    """Open, validate and plan, without reading a voxel. Parameters as `score`."""
+    arrays = {
+        "truth": open_volume(truth, role="truth", level=level),
+        "prediction": open_volume(prediction, role="prediction", level=level),
+    }
+    facts = {
+        role: ArrayFacts(volume.shape, volume.dtype, volume.axes)
+        for role, volume in arrays.items()
+    }
+    task = settle(**facts, spacing=spacing, **options)
+    ndim = len(arrays["truth"].shape) - (task.soft_truth and task.channels > 1)
+    shape = arrays["truth"].shape[-ndim:]
+    if mask is not None:
+        arrays["mask"] = open_volume(mask, role="mask", level=level)
+        if arrays["mask"].shape != shape:
+            raise InvalidInputError(
+                f"mask has shape {arrays['mask'].shape}, expected {shape} as the truth"
+            )
+    if missing not in ("fill", "error"):
+        raise InvalidInputError(f"missing must be fill or error, got '{missing}'")
+    if missing == "error":
+        _refuse_missing(arrays)
+    found = _common_spacing(arrays, ndim) if spacing is None else task.spacing
+    if found is not None and (len(found) != ndim or not all(size > 0 for size in found)):
+        raise InvalidInputError(
+            f"spacing must be {ndim} positive numbers, one per axis, got {list(found)}"
+        )
+    _refuse_different_axes(arrays, ndim)
+    task = Task(**{**vars(task), "spacing": found})
+    box = parse_region(region, shape)
+    limit = parse_bytes(max_memory)
+    return _plan(task, arrays, box, limit, workers)
+
+
+def _plan(
+    task: Task, arrays: Mapping[str, Volume], box: Region, limit: int, workers: int | None
+) -> Run:
+    ndim = len(box)
+    wanted = available_workers() if workers is None else workers
+    if wanted < 1:
+        raise InvalidInputError(f"workers must be at least 1, got {workers}")
+    halo = max(statistic.halo for statistic in needed(task))
+    states = sum(statistic.state_bytes(task) for statistic in needed(task))
+    if task.classes.discovered:
+        states += 8 * MAX_DISCOVERED_CLASSES**2
+
+    def cost(shape: tuple[int, ...]) -> int:
+        inner = [min(s, b.stop - b.start) for s, b in zip(shape, box, strict=True)]
+        extents = [s + 2 * halo for s in inner]
+        voxels = math.prod(extents)
+        total = 0
+        decoding = 0
+        for volume in arrays.values():
+            channels = volume.shape[:-ndim]
+            total += math.prod(channels) * voxels * volume.dtype.itemsize
+            # A block lies on a chunk border unless it is smaller than a chunk.
+            part = tuple(slice(0, c) for c in channels) + tuple(
+                slice(0, min(e, size))
+                for e, size in zip(extents, volume.shape[-ndim:], strict=True)
+            )
+            decoding = max(decoding, volume.decode_bytes(part))
+        return total + decoding + 4 * voxels * bool(halo)
+
+    # Copies of a slab in canonical types: codes, float64 scores, temporaries.
+    scratch = SLAB_BYTES * 8 + 2**20
+    for count in range(wanted, 0, -1):
+        room = (limit - FIXED_BYTES - states * 2) // count - scratch - states
+        try:
+            grids = [volume.chunks[-ndim:] for volume in arrays.values()]
+            blocks = plan(box, grids, cost, room, TARGET_BLOCK_VOXELS)
+        except InvalidInputError:
+            if count > 1:
+                continue
+            smallest = cost((1,) * ndim) + scratch + 3 * states + FIXED_BYTES
+            raise InvalidInputError(
+                f"max_memory is too small: scoring needs at least {format_bytes(smallest)}, "
+                f"{format_bytes(limit)} is allowed"
+            ) from None
+        projected = FIXED_BYTES + 2 * states + count * (blocks.block_bytes + scratch + states)
+        job = Job(task, blocks, arrays["truth"], arrays["prediction"], arrays.get("mask"))
+        return Run(job, min(count, len(blocks)), projected, limit)
+    raise AssertionError("unreachable: the loop returns or raises")
+
+
+def _refuse_missing(arrays: Mapping[str, Volume]) -> None:
+    for role, volume in arrays.items():
+        chunks = volume.stored_chunks()
+        if chunks is None:
+            raise InvalidInputError(
+                f"missing=\"error\" cannot be checked: {role} {volume.name} is in a store "
+                "that does not list its keys"
+            )
+        if chunks.missing:
+            raise InvalidInputError(
+                f"{role} {volume.name} lacks {chunks.missing:,} of {chunks.total:,} chunks: "
+                f"pass missing=\"fill\" to read them as the fill value {volume.fill_value}"
+            )
+
+
+def _common_spacing(arrays: Mapping[str, Volume], ndim: int) -> tuple[float, ...] | None:
+    known = {
+        role: volume.spacing[-ndim:]
+        for role, volume in arrays.items()
+        if volume.spacing is not None
+    }
+    if not known:
+        return None
+    first_role, first = next(iter(known.items()))
+    for role, spacing in known.items():
+        if not np.allclose(first, spacing, rtol=1e-5, atol=0.0):
+            raise InvalidInputError(
+                f"{first_role} has a spacing of {list(first)} and {role} of {list(spacing)}: "
+                "they must be the same, or pass `spacing` to say what is right"
+            )
+    return first
+
+
+def _refuse_different_axes(arrays: Mapping[str, Volume], ndim: int) -> None:
+    known = {
+        role: tuple(name.lower() for name in volume.axes[-ndim:])
+        for role, volume in arrays.items()
+        if volume.axes is not None
+    }
+    for role, axes in known.items():
+        first_role, first = next(iter(known.items()))
+        if axes != first:
+            raise InvalidInputError(
+                f"{first_role} has the axes {list(first)} and {role} {list(axes)}: "
+                "they must be the same, in the same order"
+            )
+
+
+def parse_region(region: Any, shape: tuple[int, ...]) -> Region:
+    """Return the box a user asked for, the whole shape by default.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not one range inside the volume per axis.
+    """
+    if region is None:
+        return tuple(slice(0, size) for size in shape)
+    expected = f"region must be one start:stop per axis within {shape}, got {region!r}"
+    parts = region.split(",") if isinstance(region, str) else region
+    parts = [parts] if isinstance(parts, slice) else list(parts)
+    if len(parts) != len(shape):
+        raise InvalidInputError(expected)
+    box = []
+    for part, size in zip(parts, shape, strict=True):
+        try:
+            if isinstance(part, str):
+                start, stop = (int(edge) if edge.strip() else None for edge in part.split(":"))
+            elif isinstance(part, slice):
+                start, stop = part.start, part.stop
+                if part.step not in (None, 1):
+                    raise ValueError
+            else:
+                start, stop = part
+            chosen = slice(
+                0 if start is None else int(start), size if stop is None else int(stop)
+            )
+        except (TypeError, ValueError):
+            raise InvalidInputError(expected) from None
+        if not 0 <= chosen.start < chosen.stop <= size:
+            raise InvalidInputError(expected)
+        box.append(chosen)
+    return tuple(box)
+
+
+def parse_bytes(size: str | int) -> int:
+    """Return a number of bytes from 1024, "64MiB", "1.5GB" (1024-based throughout).
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not a positive size.
+    """
+    text = str(size).strip().upper().removesuffix("B").removesuffix("I")
+    unit = text[-1:] if text[-1:].isalpha() else ""
+    try:
+        count = int(float(text.removesuffix(unit)) * _SIZES[unit])
+    except (KeyError, ValueError, OverflowError):
+        count = 0
+    if count <= 0:
+        raise InvalidInputError(f'max_memory must be a size such as "512MiB", got {size!r}')
+    return count

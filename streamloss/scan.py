@@ -1,0 +1,99 @@
+"""Reads each block once and feeds it to every statistic.
+
+What the statistics are and how blocks are spread over workers is not known here.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamloss.blocks import Plan, widen
+from streamloss.partial import Block, Partial
+from streamloss.statistic import needed
+from streamloss.task import Task
+from streamloss.volume import Region, Volume
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker needs to score blocks; pickles.
+
+    Attributes
+    ----------
+    task, plan
+        The settings and the blocks.
+    truth, prediction, mask
+        The arrays; truth and prediction may have a leading channel axis.
+    """
+
+    task: Task
+    plan: Plan
+    truth: Volume
+    prediction: Volume
+    mask: Volume | None
+
+    @property
+    def halo(self) -> int:
+        """Voxels read around each block."""
+        return max((statistic.halo for statistic in needed(self.task)), default=0)
+
+
+def scan(
+    job: Job,
+    numbers: Iterable[int],
+    progress: Callable[[int], None] = lambda voxels: None,
+) -> Partial:
+    """Return the sum over some blocks of a job.
+
+    Parameters
+    ----------
+    job
+        What to score.
+    numbers
+        The blocks, by number.
+    progress
+        Called after each block with the number of its voxels.
+
+    Raises
+    ------
+    ReadError
+        If a chunk cannot be read.
+    """
+    partial = Partial(job.task)
+    # Fresh memory costs a page fault per page, a third of the time of a fast decoder.
+    buffers: dict[str, NDArray[np.uint8]] = {}
+    halo = job.halo
+    ndim = len(job.plan.region)
+    shape = job.truth.shape[-ndim:]
+    for number in numbers:
+        core_box = job.plan.block(number)
+        box, core = widen(core_box, halo, job.plan.region)
+        block = Block(
+            truth=_read(job.truth, box, "truth", buffers),
+            prediction=_read(job.prediction, box, "prediction", buffers),
+            mask=None if job.mask is None else _read(job.mask, box, "mask", buffers),
+            core=core,
+            origin=tuple(part.start for part in core_box),
+            shape=shape,
+        )
+        partial.absorb(block)
+        progress(int(np.prod(block.core_shape)))
+    return partial
+
+
+def _read(
+    volume: Volume, box: Region, role: str, buffers: dict[str, NDArray[np.uint8]]
+) -> NDArray[Any]:
+    """Read all channels of a box into the buffer of that role."""
+    channels = tuple(slice(0, size) for size in volume.shape[: len(volume.shape) - len(box)])
+    region = (*channels, *box)
+    shape = tuple(part.stop - part.start for part in region)
+    size = int(np.prod(shape)) * volume.dtype.itemsize
+    if role not in buffers or buffers[role].size < size:
+        buffers[role] = np.empty(size, np.uint8)
+    out = buffers[role][:size].view(volume.dtype).reshape(shape)
+    volume.read(region, out)
+    return out

@@ -1,0 +1,337 @@
+"""The main job: prepare, map, merge, score."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict
+from functools import partial as bind
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from streamloss.errors import InvalidInputError
+from streamloss.executors import open_executor
+from streamloss.partial import Partial
+from streamloss.prepare import Run, prepare
+from streamloss.result import MetricResult, Result
+from streamloss.scan import Job, scan
+from streamloss.slab import NEGATIVE, NO_CLASS, NOT_FINITE, OUTSIDE_UNIT, TOO_LARGE, Fault
+from streamloss.statistic import definitions, needed
+from streamloss.task import Task
+from streamloss.volume import Region, Volume
+
+# Runs of blocks per worker: enough that the last ones end together.
+RUNS_PER_WORKER = 8
+
+
+def score(
+    truth: Any,
+    prediction: Any,
+    *,
+    metrics: str | Iterable[str] | None = None,
+    kind: str | None = None,
+    classes: Any = None,
+    background: int | None = 0,
+    include_background: bool = False,
+    ignore_label: int | None = None,
+    mask: Any = None,
+    threshold: float = 0.5,
+    spacing: Sequence[float] | None = None,
+    region: Any = None,
+    level: int = 0,
+    missing: str = "fill",
+    max_memory: str | int = "1GiB",
+    workers: int | None = None,
+    executor: str | Executor = "threads",
+    progress: Callable[[int, int], None] | None = None,
+    **parameters: Any,
+) -> Result:
+    """Score a prediction against a truth, in one pass and bounded memory.
+
+    Parameters
+    ----------
+    truth, prediction
+        Path or URL of a Zarr array or OME-Zarr image, `zarr.Array`, NumPy array
+        or memmap, dask or xarray array, or anything with shape, dtype and
+        slicing. Multi-class probabilities and logits have a channel per class
+        first, (C, \\*shape of the truth).
+    metrics
+        Names, as a list or separated by commas; by default a choice that suits
+        the kind.
+    kind
+        What the prediction holds: "labels", "probabilities", "logits" or
+        "values". By default labels if it is integer, probabilities if it is
+        floating point. Unsigned integers with kind="probabilities" are divided
+        by the maximum of their type.
+    classes
+        Number of classes, list of label values, list of names (of the values
+        0, 1, 2 …) or mapping of names to values. By default the labels found,
+        or one class per channel.
+    background
+        Label value of the background, None if there is none.
+    include_background
+        Whether means over classes include the background.
+    ignore_label
+        Voxels with this true label are not scored.
+    mask
+        Array like the truth; only voxels where it is not zero are scored.
+    threshold
+        A binary probability at or above it is a positive.
+    spacing
+        Voxel size along each axis, overriding what the inputs say.
+    region
+        Sub-box to score: one slice or (start, stop) per axis, or "0:64,:,8:24".
+    level
+        Resolution level of an OME-Zarr image.
+    missing
+        What a chunk that is not stored means: "fill" reads it as the fill
+        value, "error" refuses the array.
+    max_memory
+        Bound on the memory taken beyond importing, in bytes or as "512MiB".
+    workers
+        Blocks scored at once; by default one per core.
+    executor
+        "threads", "processes", "serial" or a `concurrent.futures.Executor`.
+    progress
+        Called with (voxels done, voxels in total) as blocks finish.
+    **parameters
+        Options of the metrics, such as `eps`, `alpha`, `gamma`, `reduction`.
+
+    Returns
+    -------
+    Result
+        Values, per-class values, error bounds and definitions.
+
+    Raises
+    ------
+    InvalidInputError
+        If inputs or options cannot be scored.
+    ReadError
+        If a chunk cannot be read.
+
+    Examples
+    --------
+    >>> import numpy as np, streamloss as sl
+    >>> truth = np.array([[0, 1, 1], [0, 2, 2]], np.uint8)
+    >>> prediction = np.array([[0, 1, 0], [0, 2, 2]], np.uint8)
+    >>> sl.score(truth, prediction, metrics="dice")["dice"].per_class
+    {1: 0.6666666666666666, 2: 1.0}
+    """
+    started = time.perf_counter()
+    run = prepare(
+        truth,
+        prediction,
+        metrics=metrics,
+        kind=kind,
+        classes=classes,
+        background=background,
+        include_background=include_background,
+        ignore_label=ignore_label,
+        mask=mask,
+        threshold=threshold,
+        spacing=spacing,
+        region=region,
+        level=level,
+        missing=missing,
+        max_memory=max_memory,
+        workers=workers,
+        **parameters,
+    )
+    total = execute(run, executor, progress)
+    job = run.job
+    shape = job.truth.shape[-len(job.plan.region) :]
+    raise_faults(total, shape, {"truth": job.truth.name, "prediction": job.prediction.name})
+    seconds = time.perf_counter() - started
+    voxels = total.scored + total.ignored
+    return build_result(
+        total,
+        inputs=_inputs(job),
+        options={"region": _region_text(job.plan.region), "level": level, "missing": missing},
+        integrity=_integrity(job),
+        timing={
+            "seconds": seconds,
+            "voxels_per_second": voxels / seconds,
+            "workers": run.workers,
+            "executor": executor if isinstance(executor, str) else type(executor).__name__,
+            "reader": "zarr",
+            "block": list(job.plan.block_shape),
+            "projected_bytes": run.projected_bytes,
+            "max_memory": run.max_memory,
+        },
+    )
+
+
+def execute(
+    run: Run, executor: str | Executor, progress: Callable[[int, int], None] | None
+) -> Partial:
+    """Scan all blocks of a run and return the sum."""
+    total = math.prod(part.stop - part.start for part in run.job.plan.region)
+    done = 0
+
+    def advance(voxels: int) -> None:
+        nonlocal done
+        done += voxels
+        if progress is not None:
+            progress(done, total)
+
+    shares_memory = executor in ("threads", "serial")
+    function = bind(scan, run.job, progress=advance) if shares_memory else bind(scan, run.job)
+    runs = list(run.job.plan.runs(min(len(run.job.plan), RUNS_PER_WORKER * run.workers)))
+    result = Partial(run.job.task)
+    with open_executor(executor, run.workers) as ordered_map:
+        for part in ordered_map(function, runs):
+            result = result.merge(part)
+            if not shares_memory:
+                advance(part.scored + part.ignored)
+    return result
+
+
+def raise_faults(total: Partial, shape: tuple[int, ...], names: Mapping[str, str]) -> None:
+    """Raise for the first kind of fault in a sum, if there is one.
+
+    Parameters
+    ----------
+    total
+        The sum.
+    shape
+        Shape of the volume, without channels.
+    names
+        What to call truth and prediction.
+
+    Raises
+    ------
+    InvalidInputError
+        Tells what is wrong, how often, and where first.
+    """
+    if not total.faults:
+        return
+    fault = total.faults[min(total.faults)]
+    where = tuple(int(i) for i in np.unravel_index(fault.index, shape))
+    raise InvalidInputError(_fault_text(fault, names[fault.role], where, total.task))
+
+
+def _fault_text(fault: Fault, name: str, where: tuple[int, ...], task: Task) -> str:
+    """Return the sentence that tells of a fault."""
+    labels = fault.reason in (NEGATIVE, NO_CLASS)
+    advice = {
+        OUTSIDE_UNIT: ' (pass kind="logits" if these are raw scores)'
+        if fault.role == "prediction"
+        else "",
+        NOT_FINITE: "",
+        TOO_LARGE: "",
+        NEGATIVE: "",
+        NO_CLASS: f" {_short_list(task.classes.values)}",
+    }[fault.reason]
+    value = int(fault.value) if labels else fault.value
+    what = "label" if labels else "value"
+    return (
+        f"{fault.role} {name} has {fault.count:,} {what}{'s' * (fault.count != 1)} "
+        f"{fault.reason}{advice}: the first is {value} at {where}"
+    )
+
+
+def _short_list(values: Sequence[int]) -> str:
+    if len(values) <= 12:
+        return str(list(values))
+    return f"[{', '.join(map(str, values[:10]))}, … {values[-1]}]"
+
+
+def build_result(
+    total: Partial,
+    *,
+    inputs: Mapping[str, Any],
+    options: Mapping[str, Any],
+    integrity: Mapping[str, Any],
+    timing: Mapping[str, Any],
+) -> Result:
+    """Read every metric a task asks for from its states."""
+    task = total.task
+    metrics = {}
+    for name in task.metrics:
+        statistic, metric = next(
+            (s, m) for s, m in definitions(name) if task.kind in m.kinds
+        )
+        got = metric.score(total.states[statistic.name], task)
+        metrics[name] = MetricResult(
+            value=got.value,
+            per_class={task.classes.values[c]: x for c, x in got.per_class.items()},
+            unit=metric.unit,
+            error_bound=got.error_bound,
+            definition=metric.formula,
+            counts=got.counts,
+        )
+    settings = asdict(task)
+    table = settings.pop("classes")
+    return Result(
+        inputs=inputs,
+        options={
+            **{n: settings[n] for n in ("kind", "threshold", "ignore_label", "parameters")},
+            "spacing": None if task.spacing is None else list(task.spacing),
+            "background": table["background"],
+            "include_background": table["include_background"],
+            **options,
+        },
+        voxels={
+            "total": total.scored + total.ignored,
+            "scored": total.scored,
+            "ignored": total.ignored,
+        },
+        classes=_class_rows(total),
+        metrics=metrics,
+        integrity=integrity,
+        timing=timing,
+        versions={
+            name: version(name) for name in ("streamloss", "numba", "numpy", "zarr")
+        },
+    )
+
+
+def _class_rows(total: Partial) -> tuple[dict[str, Any], ...]:
+    table = total.task.classes
+    counted = next((s for s in needed(total.task) if s.class_voxels is not None), None)
+    truth: Any = [None] * len(table)
+    prediction: Any = truth
+    if counted is not None and counted.class_voxels is not None and total.task.hard_truth:
+        truth, prediction = (
+            [int(n) for n in part]
+            for part in counted.class_voxels(total.states[counted.name])
+        )
+    return tuple(
+        {"value": v, "name": n, "truth_voxels": t, "prediction_voxels": p}
+        for v, n, t, p in zip(table.values, table.names, truth, prediction, strict=True)
+    )
+
+
+def _inputs(job: Job) -> dict[str, Any]:
+    arrays = {"truth": job.truth, "prediction": job.prediction, "mask": job.mask}
+    return {
+        role: {
+            "name": volume.name,
+            "shape": list(volume.shape),
+            "dtype": volume.dtype.name,
+            "chunks": list(volume.chunks),
+            "spacing": None if volume.spacing is None else list(volume.spacing),
+            "unit": volume.unit,
+            "axes": None if volume.axes is None else list(volume.axes),
+        }
+        for role, volume in arrays.items()
+        if volume is not None
+    }
+
+
+def _integrity(job: Job) -> dict[str, Any]:
+    arrays = {"truth": job.truth, "prediction": job.prediction, "mask": job.mask}
+    report = {}
+    for role, volume in arrays.items():
+        if volume is not None:
+            chunks = volume.stored_chunks()
+            report[role] = None if chunks is None else {
+                "chunks": chunks.total, "stored": chunks.stored, "missing": chunks.missing
+            }
+    return report
+
+
+def _region_text(region: Region) -> str:
+    return ",".join(f"{part.start}:{part.stop}" for part in region)

@@ -1,0 +1,329 @@
+"""What a statistic and a metric are, how states are made and merged, and where they are found.
+
+A statistic is a named tuple of integer arrays with `empty`, `update` and `merge`;
+a metric is a pure function of one. The statistics themselves live one to a file
+in `metrics/`; nothing here knows any of them.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamloss import exact
+from streamloss.task import Kind, Task
+
+if TYPE_CHECKING:
+    from streamloss.slab import Slab, Window
+
+State = Any
+"""A NamedTuple of int64 arrays, its type declared by the statistic."""
+
+Axis = Literal["class", "truth_group", "channel"] | int
+
+
+class Field(NamedTuple):
+    """Shape of one array of a state.
+
+    Attributes
+    ----------
+    axes
+        "class" (one entry per class), "truth_group" (per true class, or one for
+        a truth that is not labels), "channel" (per score of a voxel, one for labels) or a number.
+    limbs
+        0 for counts; otherwise the limbs of an exact sum, as a last axis.
+    """
+
+    axes: tuple[Axis, ...]
+    limbs: int = 0
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric's outcome.
+
+    Attributes
+    ----------
+    value
+        The headline number; NaN where it is undefined.
+    per_class
+        One number per class code that has one; NaN where it is undefined.
+    error_bound
+        How far `value` can be from the number its definition gives.
+    counts
+        Further whole numbers that belong beside it, such as clipped voxels.
+    """
+
+    value: float
+    per_class: Mapping[int, float] = field(default_factory=dict)
+    error_bound: float = 0.0
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """An option of a metric.
+
+    Attributes
+    ----------
+    name
+        Keyword of `score` and, with dashes, flag of the command line.
+    default
+        Value if the option is not given.
+    convert
+        Turns what a user gave, a string or a Python object, into the value;
+        raises ValueError with a sentence that says what is accepted.
+    help
+        One line for `--help`.
+    """
+
+    name: str
+    default: Any
+    convert: Callable[[Any], Any]
+    help: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score that can be read from a statistic, with its definition.
+
+    Attributes
+    ----------
+    name, title
+        Name in code and name in prose.
+    score
+        Pure function of the merged state and the task.
+    formula
+        The definition; its symbols are explained beside it.
+    source
+        Where the definition comes from.
+    range
+        Smallest and largest value possible.
+    higher_is_better
+        Direction; None for a count that has none.
+    symmetric
+        Whether swapping truth and prediction labels leaves the value alone.
+    kinds
+        Kinds of prediction the metric can be computed from.
+    default_for
+        Kinds for which the metric is scored when none is named.
+    soft_truth
+        Whether the truth may be a distribution in [0, 1].
+    zero_one_labels
+        Whether labels, where it takes them, stand for the numbers 0 and 1.
+    unit
+        Unit of the value; "" for a pure number.
+    empties
+        What happens when a class or the volume is empty.
+    parameters
+        Options of the metric.
+    differs
+        Which well-known packages define the name otherwise, and how.
+    """
+
+    name: str
+    title: str
+    score: Callable[[State, Task], Score]
+    formula: str
+    source: str
+    range: tuple[float, float]
+    higher_is_better: bool | None
+    kinds: tuple[Kind, ...]
+    empties: str
+    symmetric: bool = False
+    default_for: tuple[Kind, ...] = ()
+    soft_truth: bool = False
+    zero_one_labels: bool = False
+    unit: str = ""
+    parameters: tuple[Parameter, ...] = ()
+    differs: str = ""
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A sufficient statistic: the state, how voxels enter it, and the metrics it yields.
+
+    Attributes
+    ----------
+    name
+        The module's name.
+    state
+        NamedTuple class of the state's arrays.
+    fields
+        Shape of each of them; empty if `custom_empty` and `custom_merge` are given.
+    update
+        Adds voxels to a state in place: `update(state, slab, task)` with a `Slab`
+        of scored voxels, or, if `halo` > 0, `update(state, window, task)` with a
+        `Window` of the volume.
+    metrics
+        What can be read from it.
+    reference
+        The same scores from whole arrays in naive NumPy:
+        `reference(truth, prediction, task)` gives {metric: (value, {class code: value})}.
+        `truth` holds class codes of shape (n,), or a distribution or values of shape
+        (channels, n); `prediction` holds class codes (n,) or scores (channels, n).
+    validate
+        Raises InvalidInputError if the task's parameters do not fit together.
+    halo
+        Voxels needed around a block on each side; 0 for voxelwise statistics.
+    score_limit
+        Largest magnitude of a logit or value it can take.
+    class_voxels
+        Reads the voxels of each class in truth and in prediction from a state.
+    custom_empty, custom_merge
+        Replace the generic ones for a state that is not a fixed set of arrays.
+    """
+
+    name: str
+    state: type[Any]
+    update: Callable[[State, Any, Task], None]
+    metrics: tuple[Metric, ...]
+    fields: Mapping[str, Field] = field(default_factory=dict)
+    reference: Callable[..., dict[str, tuple[float, dict[int, float]]]] | None = None
+    validate: Callable[[Task], None] = lambda task: None
+    halo: int = 0
+    score_limit: float = math.inf
+    class_voxels: Callable[[State], tuple[NDArray[np.int64], NDArray[np.int64]]] | None = None
+    custom_empty: Callable[[Task], State] | None = None
+    custom_merge: Callable[[State, State], State] | None = None
+
+    def empty(self, task: Task) -> State:
+        """Return the identity of `merge`."""
+        if self.custom_empty is not None:
+            return self.custom_empty(task)
+        return self.state(**{name: _zeros(shape, task) for name, shape in self.fields.items()})
+
+    def merge(self, a: State, b: State) -> State:
+        """Return the state of the voxels of both; exactly associative and commutative."""
+        if self.custom_merge is not None:
+            return self.custom_merge(a, b)
+        merged = {}
+        for name, shape in self.fields.items():
+            total = getattr(a, name) + getattr(b, name)
+            merged[name] = exact.canonical(total) if shape.limbs else total
+        return self.state(**merged)
+
+    def spread(self, state: State, positions: NDArray[np.intp], task: Task) -> State:
+        """Return `state` with class code i moved to `positions[i]` of a larger class table."""
+        if self.custom_empty is not None:
+            return state
+        moved = {}
+        for name, shape in self.fields.items():
+            wide = _zeros(shape, task)
+            places = [
+                positions if axis == "class" or (axis == "truth_group" and task.hard_truth)
+                else np.arange(size)
+                for axis, size in zip(shape.axes, wide.shape, strict=False)
+            ]
+            wide[np.ix_(*places)] = getattr(state, name)
+            moved[name] = wide
+        return self.state(**moved)
+
+    def state_bytes(self, task: Task) -> int:
+        """Return the memory one state takes."""
+        return sum(int(np.asarray(part).nbytes) for part in self.empty(task))
+
+
+def _zeros(shape: Field, task: Task) -> NDArray[np.int64]:
+    sizes = {
+        "class": len(task.classes),
+        "truth_group": task.truth_groups,
+        "channel": max(task.channels, 1),
+    }
+    extents = [axis if isinstance(axis, int) else sizes[axis] for axis in shape.axes]
+    return np.zeros(extents + [shape.limbs] * bool(shape.limbs), np.int64)
+
+
+def mean_over_classes(
+    per_class: Sequence[float], task: Task, error_bound: Sequence[float] | float = 0.0
+) -> Score:
+    """Return the mean over the scored classes that are defined, and how many are not.
+
+    Parameters
+    ----------
+    per_class
+        One number per class code, NaN where undefined.
+    error_bound
+        Error bound of each of them, or of all.
+    """
+    scored = {code: per_class[code] for code in task.classes.scored}
+    defined = [code for code, number in scored.items() if not math.isnan(number)]
+    value = bound = math.nan
+    if defined:
+        value = math.fsum(per_class[code] for code in defined) / len(defined)
+        bound = max(
+            error_bound if isinstance(error_bound, float) else error_bound[code]
+            for code in defined
+        )
+    return Score(value, scored, bound, {"undefined_classes": len(scored) - len(defined)})
+
+
+def discover() -> dict[str, Statistic]:
+    """Return every statistic by name: the `STATISTIC` of each module in `metrics/`."""
+    return {statistic.name: statistic for statistic in _discovered()}
+
+
+@cache
+def _discovered() -> tuple[Statistic, ...]:
+    package = import_module("streamloss.metrics")
+    names = sorted(module.name for module in iter_modules(package.__path__))
+    return tuple(import_module(f"streamloss.metrics.{name}").STATISTIC for name in names)
+
+
+def metric_names() -> list[str]:
+    """Return the name of every metric there is, sorted."""
+    return sorted({metric.name for s in discover().values() for metric in s.metrics})
+
+
+def definitions(name: str) -> list[tuple[Statistic, Metric]]:
+    """Return the statistics that yield a metric, with its definition there."""
+    return [
+        (statistic, metric)
+        for statistic in discover().values()
+        for metric in statistic.metrics
+        if metric.name == name
+    ]
+
+
+def needed(task: Task) -> list[Statistic]:
+    """Return the statistics a task's metrics are read from, each once.
+
+    With labels as truth the voxels of each class are always counted.
+    """
+    return [
+        statistic
+        for statistic in discover().values()
+        if any(task.asks(m.name) and task.kind in m.kinds for m in statistic.metrics)
+        or (statistic.class_voxels is not None and task.hard_truth)
+    ]
+
+
+def parameters() -> dict[str, Parameter]:
+    """Return every parameter of every metric by name."""
+    return {
+        parameter.name: parameter
+        for statistic in discover().values()
+        for metric in statistic.metrics
+        for parameter in metric.parameters
+    }
+
+
+def number(low: float, high: float) -> Callable[[Any], float]:
+    """Return a converter to a float in [low, high], for a `Parameter`."""
+
+    def convert(value: Any) -> float:
+        try:
+            result = float(value)
+        except (TypeError, ValueError):
+            result = math.nan
+        if not low <= result <= high:
+            raise ValueError(f"expected a number from {low:g} to {high:g}")
+        return result
+
+    return convert

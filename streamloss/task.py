@@ -1,0 +1,119 @@
+"""What is being scored, once every option is settled.
+
+A `Task` is the plain, picklable outcome of validation that scan, statistics and
+scores share: the kind of prediction, the class table, the parameters. Nothing
+here reads voxels or interprets a user's spelling of an option.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+
+Kind = Literal["labels", "probabilities", "logits", "values"]
+KINDS: tuple[Kind, ...] = ("labels", "probabilities", "logits", "values")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The label values that are scored, in the order of their codes 0, 1, 2 ….
+
+    Attributes
+    ----------
+    values
+        Label value of each class, background included.
+    names
+        Display name of each class.
+    background
+        The label value that is background, or None if there is none.
+    include_background
+        Whether means over classes include the background.
+    discovered
+        True if the table grows with the labels met while scanning.
+    """
+
+    values: tuple[int, ...] = ()
+    names: tuple[str, ...] = ()
+    background: int | None = 0
+    include_background: bool = False
+    discovered: bool = False
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def scored(self) -> tuple[int, ...]:
+        """Codes of the classes that enter a mean over classes."""
+        return tuple(
+            code
+            for code, value in enumerate(self.values)
+            if self.include_background or value != self.background
+        )
+
+    def with_values(self, values: Iterable[int]) -> "Classes":
+        """Return the sorted table of these values and the ones already there."""
+        union = tuple(sorted({*self.values, *values}))
+        return replace(self, values=union, names=self.default_names(union))
+
+    def default_names(self, values: Iterable[int]) -> tuple[str, ...]:
+        """Name classes after their value when nothing better is known."""
+        return tuple(
+            "background" if value == self.background else str(value) for value in values
+        )
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything a statistic may ask about the run it is part of.
+
+    Attributes
+    ----------
+    kind
+        What the prediction holds.
+    metrics
+        The metric names asked for, so that a kernel can leave out the rest.
+    classes
+        The class table; empty for `values`.
+    channels
+        Scores per voxel: 1 for binary and values, C for multi-class, 0 for labels.
+    soft_truth
+        True if the truth is a distribution in [0, 1] instead of labels.
+    threshold
+        A positive is a binary probability at or above this.
+    parameters
+        Value of each metric parameter, defaults filled in.
+    spacing
+        Voxel size per axis, or None if unknown.
+    ignore_label
+        Truth value whose voxels are not scored, or None.
+    """
+
+    kind: Kind
+    metrics: tuple[str, ...]
+    classes: Classes = field(default_factory=Classes)
+    channels: int = 0
+    soft_truth: bool = False
+    threshold: float = 0.5
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    spacing: tuple[float, ...] | None = None
+    ignore_label: int | None = None
+
+    @property
+    def hard_truth(self) -> bool:
+        """True if the truth is labels."""
+        return not self.soft_truth and self.kind != "values"
+
+    @property
+    def truth_groups(self) -> int:
+        """Groups a loss is summed in: one per true class, or one if truth is not labels."""
+        return len(self.classes) if self.hard_truth else 1
+
+    @property
+    def code_dtype(self) -> np.dtype[Any]:
+        """Smallest type that holds every class code and one value to mean "no class"."""
+        return np.dtype(np.uint8 if len(self.classes) < 256 else np.uint16)
+
+    def asks(self, *names: str) -> bool:
+        """Whether any of these metrics was asked for."""
+        return any(name in self.metrics for name in names)
