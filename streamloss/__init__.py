@@ -61,7 +61,7 @@ def _one_liner(name: str) -> Callable[..., float]:
     def metric(truth: Any, prediction: Any, **options: Any) -> float:
         return score(truth, prediction, metrics=name, **options)[name].value
 
-    statistic, definition = definitions(name)[0]
+    definition = definitions(name)[0][1]
     metric.__name__ = metric.__qualname__ = name
     metric.__doc__ = (
         f"{definition.title}: {definition.formula}.\n\n"

@@ -35,8 +35,8 @@ def inlined(function: F) -> F:
     return cast(F, njit(**_FLAGS, forceinline=True)(function))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def float_bits(typing_context: Any, value: Any) -> Any:
+@intrinsic
+def _float_bits(typing_context: Any, value: Any) -> Any:
     """Reinterpret the bits of a float64 as an int64."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -45,11 +45,16 @@ def float_bits(typing_context: Any, value: Any) -> Any:
     return types.int64(types.float64), codegen
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def bits_float(typing_context: Any, value: Any) -> Any:
+@intrinsic
+def _bits_float(typing_context: Any, value: Any) -> Any:
     """Reinterpret the bits of an int64 as a float64."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], context.get_value_type(types.float64))
 
     return types.float64(types.int64), codegen
+
+
+# The typing context that Numba passes first is no part of the call.
+float_bits = cast(Callable[[float], int], _float_bits)
+bits_float = cast(Callable[[int], float], _bits_float)

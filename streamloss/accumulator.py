@@ -67,16 +67,16 @@ class Accumulator:
         self._partial: Partial | None = None
 
     def update(self, truth: Any, prediction: Any, mask: Any = None) -> None:
-        """Add a chunk; if it is refused, nothing of it is added.
+        r"""Add a chunk; if it is refused, nothing of it is added.
 
         Parameters
         ----------
         truth
-            Labels (\\*shape), or a distribution (\\*shape) or (C, \\*shape), or values.
+            Labels (\*shape), or a distribution (\*shape) or (C, \*shape), or values.
         prediction
-            Labels or values (\\*shape), or scores (\\*shape) or (C, \\*shape).
+            Labels or values (\*shape), or scores (\*shape) or (C, \*shape).
         mask
-            Voxels where it is not zero are scored, (\\*shape); by default all.
+            Voxels where it is not zero are scored, (\*shape); by default all.
 
         Raises
         ------
@@ -86,7 +86,7 @@ class Accumulator:
         """
         arrays = {"truth": _native(truth, "truth"), "prediction": _native(prediction, "prediction")}
         facts = {role: ArrayFacts(a.shape, a.dtype) for role, a in arrays.items()}
-        task = settle(**facts, **self._options)
+        task = settle(facts["truth"], facts["prediction"], **self._options)
         if self._partial is not None:
             task = _same_task(self._partial.task, task)
         ndim = arrays["truth"].ndim - (task.soft_truth and task.channels > 1)

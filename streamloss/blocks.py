@@ -6,6 +6,7 @@ No volume is known here, only shapes and a function that tells what a block cost
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from streamloss.errors import InvalidInputError
 from streamloss.volume import Region
@@ -58,7 +59,7 @@ class Plan:
         """Cut the block numbers into about `count` even runs."""
         total = len(self)
         edges = [total * i // count for i in range(count + 1)]
-        return (range(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a)
+        return (range(a, b) for a, b in pairwise(edges) if b > a)
 
 
 def widen(box: Region, halo: int, limits: Region) -> tuple[Region, Region]:

@@ -22,6 +22,10 @@ more than 2**45 times the largest float64."""
 FIXED_ROUNDING = 2.0**-41
 """Largest error of rounding one term to the fixed-point grid."""
 
+FLOAT_BINS = 8192
+"""Length of the scratch of `add_float_run`: two copies of a bin for each sign and exponent."""
+
+_NEGATIVE = FLOAT_BINS // 2
 _FIXED_BITS = 40
 _FLOAT_BITS = 1074
 _GRID = 2.0**_FIXED_BITS
@@ -37,16 +41,18 @@ _TWO_51 = 2**51
 
 _MANTISSA = 0x000FFFFFFFFFFFFF
 _IMPLICIT = 0x0010000000000000
+_EXPONENT = 0x7FF0000000000000
 
 # 2048 terms below 2**51 units each stay within 2**62, and 16 KiB of int64 within L1.
 _TILE = 2048
 
+# Up to these many classes, one masked sum for each class is faster than scattering.
+_MASKED_CLASSES = 5
+
 # Beyond these many classes the scratch of the scatter is no longer small.
 _SCRATCH_CLASSES = 256
 
-# The float sum's bins: one a float64 exponent, in groups of 32 that are flushed if touched.
-_BINS = 2048
-_GROUPS = 64
+# Terms that `add_float_by_class` sorts at a time.
 _FLOAT_TILE = 8192
 
 
@@ -171,14 +177,22 @@ def add_fixed_terms(limbs: NDArray[Any], terms: NDArray[Any]) -> None:
 
 @inlined
 def _constant(codes: NDArray[Any]) -> bool:
+    n = len(codes)
     first = codes[0]
     # The last code differs in most mixed tiles: look there before reading all.
-    if codes[len(codes) - 1] != first:
+    if codes[n - 1] != first:
         return False
-    different = 0
-    for i in range(len(codes)):
-        different |= codes[i] ^ first
-    return different == 0
+    # By words of 8 bytes: Numba widens every uint8 to int64, which costs 0.1 ns a code.
+    edge = n - n % 8
+    words = codes[:edge].view(np.uint64)
+    different = np.uint64(0)
+    for i in range(len(words)):
+        different |= words[i] ^ words[0]
+    for i in range(min(8, n)):
+        different |= np.uint64(codes[i] ^ first)
+    for i in range(edge, n):
+        different |= np.uint64(codes[i] ^ first)
+    return bool(different == np.uint64(0))
 
 
 @kernel
@@ -218,14 +232,17 @@ def add_fixed_by_class(
         if seen >> 52 != 0:
             for i in range(n):
                 add_fixed(limbs[code[i]], _fixed_wide(tile[i]))
-        elif classes == 2:
-            both = 0
-            second = 0
+        elif classes <= _MASKED_CLASSES:
+            rest = 0
             for i in range(n):
-                both += rounded[i]
-                second += rounded[i] & -np.int64(code[i])
-            add_fixed(limbs[0], both - second)
-            add_fixed(limbs[1], second)
+                rest += rounded[i]
+            for c in range(1, classes):
+                units = 0
+                for i in range(n):
+                    units += rounded[i] if code[i] == c else 0
+                add_fixed(limbs[c], units)
+                rest -= units
+            add_fixed(limbs[0], rest)
         elif small:
             for i in range(0, n - 3, 4):
                 sums[0, code[i]] += rounded[i]
@@ -246,49 +263,65 @@ def add_fixed_by_class(
 
 
 @inlined
-def _flush(limbs: NDArray[Any], bins: NDArray[Any], touched: NDArray[Any], dropped: int) -> None:
-    """Empty the bins into limbs that stay uncarried; each call adds less than 2**40 to a limb."""
-    for group in range(_GROUPS):
-        if not touched[group]:
-            continue
-        touched[group] = False
-        for e in range(32 * group, 32 * group + 32):
-            sums = bins[0, e] + bins[1, e]
-            if sums == 0:
-                continue
-            bins[0, e] = 0
-            bins[1, e] = 0
-            # The bins of zeros and subnormals and of the smallest normals have the same unit.
-            shift = (e - 1 if e > 0 else 0) + dropped
-            k = shift >> 5
-            low = (sums & _LIMB) << (shift & 31)
-            high = (sums >> 32) << (shift & 31)
-            limbs[k] += low & _LIMB
-            limbs[k + 1] += (low >> 32) + (high & _LIMB)
-            limbs[k + 2] += high >> 32
+def _subnormal_units(terms: NDArray[Any]) -> int:
+    units = 0
+    for i in range(len(terms)):
+        bits = float_bits(terms[i])
+        size = bits & _MANTISSA if bits & _EXPONENT == 0 else 0
+        units += -size if bits < 0 else size
+    return units
 
 
 @inlined
-def _add_float_run(
-    limbs: NDArray[Any], bins: NDArray[Any], touched: NDArray[Any], terms: NDArray[Any]
-) -> None:
+def _add_shifted(limbs: NDArray[Any], units: int, shift: int) -> None:
+    """Add units * 2**shift to limbs, less than 2**34 to each; they stay uncarried."""
+    k = shift >> 5
+    low = (units & _LIMB) << (shift & 31)
+    high = (units >> 32) << (shift & 31)
+    limbs[k] += low & _LIMB
+    limbs[k + 1] += (low >> 32) + (high & _LIMB)
+    limbs[k + 2] += high >> 32
+
+
+@inlined
+def add_float_run(limbs: NDArray[Any], terms: NDArray[Any], bins: NDArray[Any]) -> None:
+    """Add finite float terms to a float sum as `add_float_terms`, with the caller's scratch.
+
+    `bins` is `np.zeros(FLOAT_BINS, np.int64)` and left zero: clearing it anew costs 1 ns a term
+    where there are only 2048 of them.
+    """
     # A float32 leaves 29 bits of a float64 mantissa empty: dropped, they make room for 2**29
     # times as many terms before a bin can overflow.
     single = terms.itemsize == 4
     dropped = 29 if single else 0
-    tile = 2**24 if single else 512
+    tile = 2**30 if single else 1024
     for start in range(0, len(terms), tile):
-        stop = min(start + tile, len(terms))
-        for i in range(start, stop):
-            bits = float_bits(terms[i])
-            e = (bits >> 52) & 0x7FF
-            mantissa = bits & _MANTISSA
-            mantissa |= _IMPLICIT if e > 0 else 0
-            mantissa >>= dropped
-            # Neighbours alternate between two copies of the bins: 
-            bins[i & 1, e] += -mantissa if bits < 0 else mantissa
-            touched[e >> 5] = True
-        _flush(limbs, bins, touched, dropped)
+        run = terms[start : start + tile]
+        # One bit for 32 exponents that occur: a register, 1.7 times as fast as an array of flags.
+        touched = 0
+        for i in range(len(run)):
+            bits = float_bits(run[i])
+            key = (bits >> 52) & 0xFFF
+            # The key holds the sign, so that no mantissa need be negated; neighbours alternate
+            # between two copies of the bins, so that neither awaits the other's store.
+            bins[(key << 1) | (i & 1)] += ((bits & _MANTISSA) | _IMPLICIT) >> dropped
+            touched |= 1 << ((key >> 5) & 63)
+        for group in range(64):
+            if (touched >> group) & 1 == 0:
+                continue
+            for e in range(32 * group, 32 * group + 32):
+                k = 2 * e
+                units = bins[k] + bins[k + 1] - bins[k + _NEGATIVE] - bins[k + _NEGATIVE + 1]
+                bins[k] = 0
+                bins[k + 1] = 0
+                bins[k + _NEGATIVE] = 0
+                bins[k + _NEGATIVE + 1] = 0
+                if e > 0 and units != 0:
+                    _add_shifted(limbs, units, e - 1 + dropped)
+        # Zeros and subnormals have no implicit bit: what bin 0 holds is wrong and was dropped. A
+        # subnormal float32 is a normal float64, so only a float64 needs another look.
+        if touched & 1 and not single:
+            _add_shifted(limbs, _subnormal_units(run), 0)
     carry(limbs)
 
 
@@ -301,11 +334,9 @@ def add_float_terms(limbs: NDArray[Any], terms: NDArray[Any]) -> None:
     limbs
         Canonical int64 vector of shape (66,); updated in place.
     terms
-        float32 or float64, one dimension, no NaN or infinity, fewer than 2**30.
+        float32 or float64, one dimension, no NaN or infinity, at most 2**32.
     """
-    bins = np.zeros((2, _BINS), np.int64)
-    touched = np.zeros(_GROUPS, np.bool_)
-    _add_float_run(limbs, bins, touched, terms)
+    add_float_run(limbs, terms, np.zeros(FLOAT_BINS, np.int64))
 
 
 @kernel
@@ -325,15 +356,14 @@ def add_float_by_class(
     classes
         Number of classes.
     """
-    bins = np.zeros((2, _BINS), np.int64)
-    touched = np.zeros(_GROUPS, np.bool_)
+    bins = np.zeros(FLOAT_BINS, np.int64)
     sorted_terms = np.empty(min(_FLOAT_TILE, len(terms)), terms.dtype)
     ends = np.zeros(classes, np.int64)
     for start in range(0, len(terms), _FLOAT_TILE):
         tile = terms[start : start + _FLOAT_TILE]
         code = codes[start : start + _FLOAT_TILE]
         if _constant(code):
-            _add_float_run(limbs[code[0]], bins, touched, tile)
+            add_float_run(limbs[code[0]], tile, bins)
             continue
         # A counting sort by class: one run of the float sum for each class that is present.
         ends[:] = 0
@@ -351,5 +381,5 @@ def add_float_by_class(
         begin = 0
         for c in range(classes):
             if ends[c] > begin:
-                _add_float_run(limbs[c], bins, touched, sorted_terms[begin : ends[c]])
+                add_float_run(limbs[c], sorted_terms[begin : ends[c]], bins)
             begin = ends[c]

@@ -52,8 +52,9 @@ def loss_score(
     sizes = [int(n) for n in voxels]
     per_class = {}
     if task.hard_truth:
-        per_class = {code: _reduce(totals[code], sizes[code], task, divisor)
-                     for code in range(len(sizes))}
+        per_class = {
+            code: _reduce(totals[code], sizes[code], task, divisor) for code in range(len(sizes))
+        }
     size = sum(sizes)
     error = term_error * (size if task.parameters.get("reduction") == "sum" else 1)
     return Score(

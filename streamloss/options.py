@@ -47,7 +47,7 @@ def settle(
         One sentence on the first thing that does not fit.
     """
     names = _metric_names(metrics)
-    settled_kind = _kind(kind, truth, prediction, names)
+    settled_kind = _kind(kind, truth, prediction)
     channels, soft_truth = _layout(settled_kind, truth, prediction, classes)
     table = _classes(settled_kind, truth, classes, channels, background, include_background)
     if settled_kind == "labels" and not len(table) and _only_zero_one(names):
@@ -109,19 +109,17 @@ def _default_metrics(kind: Kind, soft_truth: bool) -> tuple[str, ...]:
     )
 
 
-def _kind(
-    kind: str | None, truth: ArrayFacts, prediction: ArrayFacts, names: tuple[str, ...]
-) -> Kind:
+def _kind(kind: str | None, truth: ArrayFacts, prediction: ArrayFacts) -> Kind:
     if kind is not None:
         if kind not in KINDS:
             raise InvalidInputError(f"unknown kind '{kind}': expected one of {', '.join(KINDS)}")
-        settled: Kind = kind  # type: ignore[assignment]
+        settled: Kind = kind
     else:
         settled = "probabilities" if prediction.dtype.kind == "f" else "labels"
     truth_is_label = truth.dtype.kind in "biu"
     if settled == "labels" and (not truth_is_label or prediction.dtype.kind not in "biu"):
-        what, dtype = ("truth", truth.dtype) if not truth_is_label else (
-            "prediction", prediction.dtype
+        what, dtype = (
+            ("truth", truth.dtype) if not truth_is_label else ("prediction", prediction.dtype)
         )
         raise InvalidInputError(
             f"labels must be of an integer or boolean type, the {what} is {dtype}: "
@@ -147,9 +145,7 @@ def _layout(
         if truth.shape != prediction.shape:
             hint = ""
             if prediction.shape[1:] == truth.shape and kind == "labels":
-                hint = (
-                    '; if the first axis holds one channel per class, pass kind="probabilities"'
-                )
+                hint = '; if the first axis holds one channel per class, pass kind="probabilities"'
             raise InvalidInputError(
                 f"truth has shape {truth.shape} and prediction {prediction.shape}: "
                 f"they must be the same{hint}"

@@ -56,7 +56,8 @@ class Block:
 
     def flat(self, array: NDArray[Any]) -> NDArray[Any]:
         """Return the core voxels as (n,) or (C, n), without a copy where there is no halo."""
-        inner = array[(..., *self.core)]
+        index: tuple[Any, ...] = (..., *self.core)
+        inner = array[index]
         return inner.reshape(*array.shape[: array.ndim - len(self.core)], -1)
 
     def index_in_volume(self, index: int) -> int:
@@ -93,6 +94,10 @@ class Partial:
         if not self.states:
             self.states = {s.name: s.empty(self.task) for s in self._statistics}
 
+    def __reduce__(self) -> tuple[type["Partial"], tuple[Any, ...]]:
+        # Statistics hold functions and are found again by name where this is unpickled.
+        return Partial, (self.task, self.states, self.scored, self.ignored, self.faults)
+
     @cached_property
     def _statistics(self) -> list[Statistic]:
         return needed(self.task)
@@ -126,8 +131,7 @@ class Partial:
         if not self.faults:
             for statistic in self._statistics:
                 if statistic.halo:
-                    window = self._window(block)
-                    statistic.update(self.states[statistic.name], window, self.task)
+                    self._update(statistic, self._window(block))
 
     def merge(self, other: "Partial") -> "Partial":
         """Return the sum of both; exactly associative and commutative."""
@@ -169,15 +173,20 @@ class Partial:
             self._add(truth, prediction, block, start, chosen)
             return
         for fault in faults:
-            index = fault.index if chosen is None else int(np.flatnonzero(chosen)[fault.index])
-            found = fault._replace(index=block.index_in_volume(start + index))
+            index = fault.first if chosen is None else int(np.flatnonzero(chosen)[fault.first])
+            found = fault._replace(first=block.index_in_volume(start + index))
             key = (fault.role, fault.reason)
             self.faults[key] = _join(self.faults[key], found) if key in self.faults else found
         self.scored += slab.voxels
         if not self.faults:
             for statistic in self._statistics:
                 if not statistic.halo:
-                    statistic.update(self.states[statistic.name], slab, self.task)
+                    self._update(statistic, slab)
+
+    def _update(self, statistic: Statistic, voxels: Slab | Window) -> None:
+        grown = statistic.update(self.states[statistic.name], voxels, self.task)
+        if grown is not None:
+            self.states[statistic.name] = grown
 
     def _learn(self, values: Iterable[int]) -> None:
         wider = self._with_classes({*self.task.classes.values, *(v for v in values if v >= 0)})
@@ -191,7 +200,7 @@ class Partial:
         if len(wider) > MAX_DISCOVERED_CLASSES:
             raise InvalidInputError(
                 f"more than {MAX_DISCOVERED_CLASSES} different labels: name the ones to score "
-                "with `classes`, or pass kind=\"values\" if these are not labels"
+                'with `classes`, or pass kind="values" if these are not labels'
             )
         task = replace(self.task, classes=wider)
         positions = np.searchsorted(wider.values, table.values)
@@ -199,18 +208,26 @@ class Partial:
         return Partial(task, states, self.scored, self.ignored, self.faults)
 
     def _window(self, block: Block) -> Window:
-        task = self.task
         shape = block.truth.shape
+        channels = block.prediction.shape[: block.prediction.ndim - len(shape)]
         scored = np.ones(shape, np.bool_)
         if block.mask is not None:
             scored &= block.mask != 0
-        if task.ignore_label is not None:
-            scored &= block.truth != task.ignore_label
+        if self.task.ignore_label is not None:
+            scored &= block.truth != self.task.ignore_label
+        arrays = block.truth.reshape(-1), block.prediction.reshape(*channels, -1)
+        slab = Slab(*arrays, self.task)
+        if self.task.classes.discovered:
+            # The halo may hold labels that this worker has not met yet.
+            seen = {int(v) for array in arrays for v in np.unique(array[scored.reshape(-1)])}
+            self._learn(seen)
+            slab = Slab(*arrays, self.task)
+        task = self.task
+        truth, prediction = slab.truth.reshape(shape), slab.decision.reshape(shape)
+        # A label of no class is a fault, told by the block that has it in its core.
+        scored &= (truth < len(task.classes)) & (prediction < len(task.classes))
         background = task.classes.background
         nothing = task.classes.values.index(background) if background is not None else 0
-        channels = block.prediction.shape[: block.prediction.ndim - len(shape)]
-        slab = Slab(block.truth.reshape(-1), block.prediction.reshape(*channels, -1), task)
-        truth, prediction = slab.truth.reshape(shape), slab.decision.reshape(shape)
         return Window(
             np.where(scored, truth, truth.dtype.type(nothing)),
             np.where(scored, prediction, prediction.dtype.type(nothing)),
@@ -221,5 +238,5 @@ class Partial:
 
 
 def _join(a: Fault, b: Fault) -> Fault:
-    first = a if a.index <= b.index else b
-    return first._replace(count=a.count + b.count)
+    first = a if a.first <= b.first else b
+    return first._replace(voxels=a.voxels + b.voxels)

@@ -68,10 +68,9 @@ def prepare(
         "prediction": open_volume(prediction, role="prediction", level=level),
     }
     facts = {
-        role: ArrayFacts(volume.shape, volume.dtype, volume.axes)
-        for role, volume in arrays.items()
+        role: ArrayFacts(volume.shape, volume.dtype, volume.axes) for role, volume in arrays.items()
     }
-    task = settle(**facts, spacing=spacing, **options)
+    task = settle(facts["truth"], facts["prediction"], spacing=spacing, **options)
     ndim = len(arrays["truth"].shape) - (task.soft_truth and task.channels > 1)
     shape = arrays["truth"].shape[-ndim:]
     if mask is not None:
@@ -112,8 +111,8 @@ def _plan(
         inner = [min(s, b.stop - b.start) for s, b in zip(shape, box, strict=True)]
         extents = [s + 2 * halo for s in inner]
         voxels = math.prod(extents)
-        total = 0
-        decoding = 0
+        total: int = 0
+        decoding: int = 0
         for volume in arrays.values():
             channels = volume.shape[:-ndim]
             total += math.prod(channels) * voxels * volume.dtype.itemsize
@@ -151,13 +150,13 @@ def _refuse_missing(arrays: Mapping[str, Volume]) -> None:
         chunks = volume.stored_chunks()
         if chunks is None:
             raise InvalidInputError(
-                f"missing=\"error\" cannot be checked: {role} {volume.name} is in a store "
+                f'missing="error" cannot be checked: {role} {volume.name} is in a store '
                 "that does not list its keys"
             )
         if chunks.missing:
             raise InvalidInputError(
                 f"{role} {volume.name} lacks {chunks.missing:,} of {chunks.total:,} chunks: "
-                f"pass missing=\"fill\" to read them as the fill value {volume.fill_value}"
+                f'pass missing="fill" to read them as the fill value {volume.fill_value}'
             )
 
 
@@ -220,9 +219,7 @@ def parse_region(region: Any, shape: tuple[int, ...]) -> Region:
                     raise ValueError
             else:
                 start, stop = part
-            chosen = slice(
-                0 if start is None else int(start), size if stop is None else int(stop)
-            )
+            chosen = slice(0 if start is None else int(start), size if stop is None else int(stop))
         except (TypeError, ValueError):
             raise InvalidInputError(expected) from None
         if not 0 <= chosen.start < chosen.stop <= size:

@@ -20,7 +20,7 @@ from streamloss.scan import Job, scan
 from streamloss.slab import NEGATIVE, NO_CLASS, NOT_FINITE, OUTSIDE_UNIT, TOO_LARGE, Fault
 from streamloss.statistic import definitions, needed
 from streamloss.task import Task
-from streamloss.volume import Region, Volume
+from streamloss.volume import Region
 
 # Runs of blocks per worker: enough that the last ones end together.
 RUNS_PER_WORKER = 8
@@ -48,7 +48,7 @@ def score(
     progress: Callable[[int, int], None] | None = None,
     **parameters: Any,
 ) -> Result:
-    """Score a prediction against a truth, in one pass and bounded memory.
+    r"""Score a prediction against a truth, in one pass and bounded memory.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def score(
         Path or URL of a Zarr array or OME-Zarr image, `zarr.Array`, NumPy array
         or memmap, dask or xarray array, or anything with shape, dtype and
         slicing. Multi-class probabilities and logits have a channel per class
-        first, (C, \\*shape of the truth).
+        first, (C, \*shape of the truth).
     metrics
         Names, as a list or separated by commas; by default a choice that suits
         the kind.
@@ -208,7 +208,7 @@ def raise_faults(total: Partial, shape: tuple[int, ...], names: Mapping[str, str
     if not total.faults:
         return
     fault = total.faults[min(total.faults)]
-    where = tuple(int(i) for i in np.unravel_index(fault.index, shape))
+    where = tuple(int(i) for i in np.unravel_index(fault.first, shape))
     raise InvalidInputError(_fault_text(fault, names[fault.role], where, total.task))
 
 
@@ -227,7 +227,7 @@ def _fault_text(fault: Fault, name: str, where: tuple[int, ...], task: Task) -> 
     value = int(fault.value) if labels else fault.value
     what = "label" if labels else "value"
     return (
-        f"{fault.role} {name} has {fault.count:,} {what}{'s' * (fault.count != 1)} "
+        f"{fault.role} {name} has {fault.voxels:,} {what}{'s' * (fault.voxels != 1)} "
         f"{fault.reason}{advice}: the first is {value} at {where}"
     )
 
@@ -250,9 +250,7 @@ def build_result(
     task = total.task
     metrics = {}
     for name in task.metrics:
-        statistic, metric = next(
-            (s, m) for s, m in definitions(name) if task.kind in m.kinds
-        )
+        statistic, metric = next((s, m) for s, m in definitions(name) if task.kind in m.kinds)
         got = metric.score(total.states[statistic.name], task)
         metrics[name] = MetricResult(
             value=got.value,
@@ -282,9 +280,7 @@ def build_result(
         metrics=metrics,
         integrity=integrity,
         timing=timing,
-        versions={
-            name: version(name) for name in ("streamloss", "numba", "numpy", "zarr")
-        },
+        versions={name: version(name) for name in ("streamloss", "numba", "numpy", "zarr")},
     )
 
 
@@ -295,8 +291,7 @@ def _class_rows(total: Partial) -> tuple[dict[str, Any], ...]:
     prediction: Any = truth
     if counted is not None and counted.class_voxels is not None and total.task.hard_truth:
         truth, prediction = (
-            [int(n) for n in part]
-            for part in counted.class_voxels(total.states[counted.name])
+            [int(n) for n in part] for part in counted.class_voxels(total.states[counted.name])
         )
     return tuple(
         {"value": v, "name": n, "truth_voxels": t, "prediction_voxels": p}
@@ -327,9 +322,11 @@ def _integrity(job: Job) -> dict[str, Any]:
     for role, volume in arrays.items():
         if volume is not None:
             chunks = volume.stored_chunks()
-            report[role] = None if chunks is None else {
-                "chunks": chunks.total, "stored": chunks.stored, "missing": chunks.missing
-            }
+            report[role] = (
+                None
+                if chunks is None
+                else {"chunks": chunks.total, "stored": chunks.stored, "missing": chunks.missing}
+            )
     return report
 
 

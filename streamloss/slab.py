@@ -33,9 +33,9 @@ class Fault(NamedTuple):
         "truth" or "prediction".
     reason
         What is wrong with them.
-    count
+    voxels
         How many there are.
-    index
+    first
         Position of the first, along the flattened array.
     value
         Its value.
@@ -43,8 +43,8 @@ class Fault(NamedTuple):
 
     role: str
     reason: str
-    count: int
-    index: int
+    voxels: int
+    first: int
     value: float
 
 
@@ -144,7 +144,7 @@ class Slab:
         return out
 
     def faults(self, score_limit: float) -> list[Fault]:
-        """Return what cannot be scored, `index` counting within the slab.
+        """Return what cannot be scored, `first` counting within the slab.
 
         Raises
         ------

@@ -20,7 +20,7 @@ from streamloss import exact
 from streamloss.task import Kind, Task
 
 if TYPE_CHECKING:
-    from streamloss.slab import Slab, Window
+    pass
 
 State = Any
 """A NamedTuple of int64 arrays, its type declared by the statistic."""
@@ -158,9 +158,9 @@ class Statistic:
     fields
         Shape of each of them; empty if `custom_empty` and `custom_merge` are given.
     update
-        Adds voxels to a state in place: `update(state, slab, task)` with a `Slab`
-        of scored voxels, or, if `halo` > 0, `update(state, window, task)` with a
-        `Window` of the volume.
+        Adds voxels: `update(state, slab, task)` with a `Slab` of scored voxels, or,
+        if `halo` > 0, `update(state, window, task)` with a `Window` of the volume.
+        Fills the arrays in place, or returns the new state if they cannot grow.
     metrics
         What can be read from it.
     reference
@@ -182,7 +182,7 @@ class Statistic:
 
     name: str
     state: type[Any]
-    update: Callable[[State, Any, Task], None]
+    update: Callable[[State, Any, Task], State | None]
     metrics: tuple[Metric, ...]
     fields: Mapping[str, Field] = field(default_factory=dict)
     reference: Callable[..., dict[str, tuple[float, dict[int, float]]]] | None = None
@@ -217,7 +217,8 @@ class Statistic:
         for name, shape in self.fields.items():
             wide = _zeros(shape, task)
             places = [
-                positions if axis == "class" or (axis == "truth_group" and task.hard_truth)
+                positions
+                if axis == "class" or (axis == "truth_group" and task.hard_truth)
                 else np.arange(size)
                 for axis, size in zip(shape.axes, wide.shape, strict=False)
             ]
@@ -227,7 +228,7 @@ class Statistic:
 
     def state_bytes(self, task: Task) -> int:
         """Return the memory one state takes."""
-        return sum(int(np.asarray(part).nbytes) for part in self.empty(task))
+        return sum(part.nbytes for part in self.empty(task))
 
 
 def _zeros(shape: Field, task: Task) -> NDArray[np.int64]:
@@ -258,8 +259,7 @@ def mean_over_classes(
     if defined:
         value = math.fsum(per_class[code] for code in defined) / len(defined)
         bound = max(
-            error_bound if isinstance(error_bound, float) else error_bound[code]
-            for code in defined
+            error_bound if isinstance(error_bound, float) else error_bound[code] for code in defined
         )
     return Score(value, scored, bound, {"undefined_classes": len(scored) - len(defined)})
 

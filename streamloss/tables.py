@@ -22,6 +22,7 @@ _UNITS = {"millimeter": "mm", "micrometer": "µm", "nanometer": "nm", "centimete
 # Widest that a number below gets, "1.23456e-05", and a rich column's padding.
 _NUMBER_WIDTH = 11
 _PADDING = 2
+_NAME_WIDTH = 24
 
 
 def result_tables(result: Result, width: int = 80) -> list[RenderableType]:
@@ -45,13 +46,11 @@ def result_tables(result: Result, width: int = 80) -> list[RenderableType]:
     >>> import numpy as np, streamloss as sl
     >>> labels = np.array([0, 1, 1], np.uint8)
     >>> len(result_tables(sl.score(labels, labels, metrics="dice")))
-    3
+    5
     """
-    return [
-        _metric_table(result),
-        *_class_tables(result, width),
-        Text("\n".join(line for line in _lines(result) if line)),
-    ]
+    parts = [_metric_table(result), *_class_tables(result, width)]
+    spaced = [part for table in parts for part in (table, "")]
+    return [*spaced, Text("\n".join(_lines(result)))]
 
 
 def format_number(number: float, unit: str = "") -> str:
@@ -64,7 +63,7 @@ def format_number(number: float, unit: str = "") -> str:
 
 
 def _metric_table(result: Result) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     table.add_column("Metric", no_wrap=True)
     table.add_column("Value", justify="right", no_wrap=True)
     rows = [_metric_row(name, metric) for name, metric in result.metrics.items()]
@@ -78,9 +77,7 @@ def _metric_table(result: Result) -> Table:
 
 
 def _metric_row(name: str, metric: MetricResult) -> tuple[str, str, str, str, str]:
-    notes = [
-        f"{count:,} {key.replace('_', ' ')}" for key, count in metric.counts.items() if count
-    ]
+    notes = [f"{count:,} {key.replace('_', ' ')}" for key, count in metric.counts.items() if count]
     error = f"±{metric.error_bound:.1e}" if metric.error_bound > 0 else ""
     value = format_number(metric.value, metric.unit)
     return name, value, error, metric.unit, ", ".join(notes)
@@ -101,7 +98,8 @@ def _class_tables(result: Result, width: int) -> list[RenderableType]:
         with_voxels = counted and not tables
         fixed = [_width("Class", (str(row["value"]) for row in rows))]
         if named:
-            fixed.append(_width("Name", (row["name"] for row in rows)))
+            longest = _width("Name", (row["name"] for row in rows))
+            fixed.append(min(longest, _NAME_WIDTH))
         if with_voxels:
             for header in ("truth", "prediction"):
                 voxels = (f"{row[f'{header}_voxels']:,}" for row in rows)
@@ -128,10 +126,10 @@ def _class_table(
     named: bool,
     with_voxels: bool,
 ) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     table.add_column("Class", justify="right", no_wrap=True)
     if named:
-        table.add_column("Name", overflow="ellipsis", no_wrap=True)
+        table.add_column("Name", overflow="ellipsis", no_wrap=True, max_width=_NAME_WIDTH)
     if with_voxels:
         table.add_column("Truth voxels", justify="right", no_wrap=True)
         table.add_column("Prediction voxels", justify="right", no_wrap=True)
@@ -183,8 +181,7 @@ def _lines(result: Result) -> list[str]:
     spacing = result.options.get("spacing")
     if spacing:
         unit = result.inputs.get("truth", {}).get("unit") or ""
-        sizes = " × ".join(f"{size:g}" for size in spacing)
-        lines.append(f"spacing {sizes} {_UNITS.get(unit, unit)}".rstrip())
+        lines.append(f"spacing {format_sizes(spacing)} {_UNITS.get(unit, unit)}".rstrip())
     for role, chunks in result.integrity.items():
         if chunks and chunks["missing"]:
             lines.append(
@@ -198,6 +195,11 @@ def _lines(result: Result) -> list[str]:
             f"{timing['workers']} worker{'s' * (timing['workers'] != 1)}"
         )
     return lines
+
+
+def format_sizes(sizes: Sequence[float]) -> str:
+    """Return a shape or a spacing for people, its parts joined by a multiplication sign."""
+    return " \u00d7 ".join(f"{size:g}" if isinstance(size, float) else f"{size}" for size in sizes)
 
 
 def format_rate(voxels_per_second: float) -> str:

@@ -58,9 +58,7 @@ class Classes:
 
     def default_names(self, values: Iterable[int]) -> tuple[str, ...]:
         """Name classes after their value when nothing better is known."""
-        return tuple(
-            "background" if value == self.background else str(value) for value in values
-        )
+        return tuple("background" if value == self.background else str(value) for value in values)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class Volume(Protocol):
 
     @property
     def details(self) -> dict[str, Any]:
-        """Further facts for `inspect`: format, codecs, shards, levels …"""
+        """Further facts for `inspect`: format, codecs, shards, levels and so on."""
 
     def read(self, region: Region, out: NDArray[Any]) -> None:
         """Fill `out` (native byte order, shape of `region`) with the voxels of `region`.

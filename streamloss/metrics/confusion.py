@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from streamloss._jit import kernel
 from streamloss.slab import Slab
 from streamloss.statistic import Field, Metric, Score, Statistic, mean_over_classes
-from streamloss.task import Task
+from streamloss.task import Kind, Task
 
 
 class Confusion(NamedTuple):
@@ -70,9 +70,7 @@ def one_against_rest(state: Confusion) -> list[ClassCounts]:
         false_positives = int(prediction[code]) - true_positives
         false_negatives = int(truth[code]) - true_positives
         true_negatives = total - true_positives - false_positives - false_negatives
-        result.append(
-            ClassCounts(true_positives, false_positives, false_negatives, true_negatives)
-        )
+        result.append(ClassCounts(true_positives, false_positives, false_negatives, true_negatives))
     return result
 
 
@@ -186,7 +184,7 @@ def reference(
 
 
 _SYMBOLS = "TP, FP, FN, TN: voxels of the class, one against the rest"
-_KINDS = ("labels", "probabilities", "logits")
+_KINDS: tuple[Kind, ...] = ("labels", "probabilities", "logits")
 
 
 def _overlap(

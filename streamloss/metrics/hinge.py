@@ -101,9 +101,7 @@ def _score(sums: NDArray[np.int64], state: Hinge, task: Task, relative: float) -
     """
     score = loss_score(sums, state.voxels, task, 0.0)
     voxels = int(state.voxels.sum()) if task.parameters["reduction"] == "sum" else 1
-    return Score(
-        score.value, score.per_class, relative * (abs(score.value) + voxels), score.counts
-    )
+    return Score(score.value, score.per_class, relative * (abs(score.value) + voxels), score.counts)
 
 
 def reference(
