@@ -287,7 +287,7 @@ def _add_shifted(limbs: NDArray[Any], units: int, shift: int) -> None:
 def add_float_run(limbs: NDArray[Any], terms: NDArray[Any], bins: NDArray[Any]) -> None:
     """Add finite float terms to a float sum as `add_float_terms`, with the caller's scratch.
 
-    `bins` is `np.zeros(FLOAT_BINS, np.int64)` and left zero: clearing it anew costs 1 ns a term
+    `bins` is `np.zeros(FLOAT_BINS, np.int64)` and left zero: clearing it anew costs 0.5 ns a term
     where there are only 2048 of them.
     """
     # A float32 leaves 29 bits of a float64 mantissa empty: dropped, they make room for 2**29

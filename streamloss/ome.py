@@ -78,7 +78,7 @@ def read_levels(attributes: Mapping[str, Any]) -> tuple[Level, ...]:
         levels.append(
             Level(
                 path=dataset["path"],
-                axes=tuple(names) if known else None,
+                axes=tuple(map(str, names)) if known else None,
                 spacing=spacing,
                 unit=unit if spacing is not None and isinstance(unit, str) else None,
             )

@@ -57,7 +57,7 @@ class Block:
     def flat(self, array: NDArray[Any]) -> NDArray[Any]:
         """Return the core voxels as (n,) or (C, n), without a copy where there is no halo."""
         index: tuple[Any, ...] = (..., *self.core)
-        inner = array[index]
+        inner: NDArray[Any] = array[index]
         return inner.reshape(*array.shape[: array.ndim - len(self.core)], -1)
 
     def index_in_volume(self, index: int) -> int:

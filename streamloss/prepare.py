@@ -112,7 +112,7 @@ def _plan(
         extents = [s + 2 * halo for s in inner]
         voxels = math.prod(extents)
         total: int = 0
-        decoding: int = 0
+        decoding = 0
         for volume in arrays.values():
             channels = volume.shape[:-ndim]
             total += math.prod(channels) * voxels * volume.dtype.itemsize
@@ -122,15 +122,17 @@ def _plan(
                 for e, size in zip(extents, volume.shape[-ndim:], strict=True)
             )
             decoding = max(decoding, volume.decode_bytes(part))
-        return total + decoding + 4 * voxels * bool(halo)
+        return int(total + decoding + 4 * voxels * bool(halo))
 
     # Copies of a slab in canonical types: codes, float64 scores, temporaries.
     scratch = SLAB_BYTES * 8 + 2**20
+    # Small volumes are cut finer, so that every worker gets a share.
+    even = math.prod(part.stop - part.start for part in box) // (2 * wanted)
     for count in range(wanted, 0, -1):
         room = (limit - FIXED_BYTES - states * 2) // count - scratch - states
         try:
             grids = [volume.chunks[-ndim:] for volume in arrays.values()]
-            blocks = plan(box, grids, cost, room, TARGET_BLOCK_VOXELS)
+            blocks = plan(box, grids, cost, room, min(TARGET_BLOCK_VOXELS, even))
         except InvalidInputError:
             if count > 1:
                 continue

@@ -312,7 +312,7 @@ def _encode_search(
 @kernel
 def largest(codes: NDArray[Any]) -> int:
     """Return the largest code; vectorises, unlike NumPy's reduction over uint8 views."""
-    top = codes[0]
+    top: int = codes[0]
     for i in range(codes.size):
         top = max(top, codes[i])
     return top

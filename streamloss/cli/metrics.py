@@ -1,0 +1,150 @@
+"""`streamloss metrics`."""
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from streamloss.cli.output import console, target_callback, write
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from streamloss.statistic import Metric
+
+SCHEMA = "streamloss.metrics/1"
+
+_ARROWS = {True: "↑", False: "↓", None: ""}
+_BETTER = {True: "higher is better", False: "lower is better", None: "neither is better"}
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option(
+    "--json",
+    "json_target",
+    metavar="FILE|-",
+    callback=target_callback,
+    help="Write the definitions as JSON; - is stdout",
+)
+def metrics(name: str | None, json_target: str | None) -> None:
+    """List all metrics, or tell the definition of NAME."""
+    from streamloss.errors import InvalidInputError
+    from streamloss.options import suggest
+    from streamloss.statistic import definitions, metric_names
+
+    known = metric_names()
+    if name is not None and name not in known:
+        raise InvalidInputError(f"unknown metric '{name}': {suggest(name, known)}")
+    chosen = {
+        each: [metric for _, metric in definitions(each)]
+        for each in ([name] if name is not None else known)
+    }
+    if json_target is not None:
+        plain = {each: [_plain(metric) for metric in found] for each, found in chosen.items()}
+        text = json.dumps({"schema": SCHEMA, "metrics": plain}, indent=2, ensure_ascii=False)
+        write({json_target: text + "\n"})
+    if json_target != "-":
+        terminal = console()
+        if name is None:
+            terminal.print(_overview(chosen))
+        else:
+            for metric in chosen[name]:
+                terminal.print(_sheet(metric))
+
+
+def _overview(chosen: dict[str, list["Metric"]]) -> "RenderableType":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from streamloss.task import KINDS
+
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+        caption="lab, pro, log, val: can be computed from labels, probabilities, logits, values. "
+        "↑ higher is better, ↓ lower. `streamloss metrics NAME` tells the definition.",
+        caption_justify="left",
+    )
+    table.add_column("Metric", no_wrap=True)
+    for kind in KINDS:
+        table.add_column(kind[:3], justify="center", no_wrap=True)
+    table.add_column("Range", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("Title", no_wrap=True, overflow="ellipsis")
+    for name, found in chosen.items():
+        kinds = {kind for metric in found for kind in metric.kinds}
+        first = found[0]
+        table.add_row(
+            name,
+            *("•" if kind in kinds else "" for kind in KINDS),
+            _range(first),
+            _ARROWS[first.higher_is_better],
+            Text(first.title.partition(" (")[0]),
+        )
+    return table
+
+
+def _sheet(metric: "Metric") -> "RenderableType":
+    from rich.table import Table
+    from rich.text import Text
+
+    facts = {
+        "Formula": metric.formula,
+        "Range": f"{_range(metric)}, {_BETTER[metric.higher_is_better]}",
+        "Unit": metric.unit,
+        "Prediction": ", ".join(metric.kinds),
+        "Truth": _truth(metric),
+        "Empty": metric.empties,
+        "Options": "\n".join(
+            f"--{parameter.name.replace('_', '-')}: {parameter.help}"
+            for parameter in metric.parameters
+        ),
+        "Source": metric.source,
+        "Differs": metric.differs,
+    }
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True, style="bold")
+    grid.add_column(overflow="fold")
+    grid.add_row("Name", Text(metric.name))
+    grid.add_row("Title", Text(metric.title))
+    for title, fact in facts.items():
+        if fact:
+            grid.add_row(title, Text(fact))
+    return grid
+
+
+def _truth(metric: "Metric") -> str:
+    if metric.kinds == ("values",):
+        return "values"
+    return "labels, or a distribution in [0, 1]" if metric.soft_truth else "labels"
+
+
+def _range(metric: "Metric") -> str:
+    low, high = ("∞" if math.isinf(edge) else f"{edge:g}" for edge in metric.range)
+    return f"{'-' if metric.range[0] < 0 and low == '∞' else ''}{low} … {high}"
+
+
+def _plain(metric: "Metric") -> dict[str, Any]:
+    return {
+        "title": metric.title,
+        "formula": metric.formula,
+        "range": [None if math.isinf(edge) else edge for edge in metric.range],
+        "higher_is_better": metric.higher_is_better,
+        "symmetric": metric.symmetric,
+        "unit": metric.unit,
+        "kinds": list(metric.kinds),
+        "default_for": list(metric.default_for),
+        "soft_truth": metric.soft_truth,
+        "empties": metric.empties,
+        "options": {
+            parameter.name: {"default": parameter.default, "help": parameter.help}
+            for parameter in metric.parameters
+        },
+        "source": metric.source,
+        "differs": metric.differs,
+    }

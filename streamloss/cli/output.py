@@ -1,0 +1,211 @@
+"""Where output goes: tables and data to stdout or files, progress to stderr."""
+
+import csv
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from io import StringIO
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO, TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from streamloss.result import Result
+
+# Work that ends sooner needs no progress bar.
+_LONG_SECONDS = 1.0
+_CSV_COLUMNS = ("metric", "class", "name", "value", "error_bound", "unit")
+
+
+def target_callback(
+    ctx: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    """Refuse a file that cannot be written, before any work is done; "-" is stdout."""
+    if value is None or value == "-":
+        return value
+    path = Path(value)
+    if path.is_dir():
+        problem = "it is a folder"
+    elif not path.parent.is_dir():
+        problem = f"there is no folder {path.parent}"
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        problem = "permission denied"
+    else:
+        return value
+    raise click.BadParameter(f"cannot write {value}: {problem}", ctx, parameter)
+
+
+def refuse_same_target(**targets: str | None) -> None:
+    """Refuse two options that would write to the same place."""
+    given = {option: target for option, target in targets.items() if target is not None}
+    if len({os.path.abspath(target) for target in given.values()}) < len(given):  # noqa: PTH100
+        options = " and ".join(f"--{option}" for option in given)
+        raise click.UsageError(f"{options} cannot both go to {next(iter(given.values()))}")
+
+
+def write(texts: Mapping[str, str]) -> None:
+    """Write each text to its target; a file appears complete or not at all.
+
+    Parameters
+    ----------
+    texts
+        Text by target.
+    """
+    # Files first: whoever reads standard output may close it early.
+    for target, text in sorted(texts.items(), key=lambda item: item[0] == "-"):
+        if target == "-":
+            click.echo(text, nl=False)
+        elif Path(target).exists() and not Path(target).is_file():
+            # A device or a pipe must not be replaced by a file.
+            Path(target).write_text(text, encoding="utf-8")
+        else:
+            _replace(Path(target), text)
+
+
+def _replace(path: Path, text: str) -> None:
+    # The link is followed, so that it stays one.
+    path = path.resolve()
+    with NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8", newline=""
+    ) as file:
+        temporary = Path(file.name)
+        try:
+            file.write(text)
+            file.close()
+            # Temporary files are private; this one becomes an ordinary one.
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink()
+            raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def result_csv(result: "Result") -> str:
+    """Return a result as tidy CSV.
+
+    One row per metric with an empty class for its value, one per class, and one
+    named METRIC.COUNT for each number beside it. Undefined values are empty.
+    """
+    names = {row["value"]: row["name"] for row in result.classes}
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_CSV_COLUMNS)
+    for name, metric in result.metrics.items():
+        bound = _cell(metric.error_bound)
+        writer.writerow([name, "", "", _cell(metric.value), bound, metric.unit])
+        for value, number in metric.per_class.items():
+            row = [name, value, names.get(value, ""), _cell(number), "", metric.unit]
+            writer.writerow(row)
+        for count, number in metric.counts.items():
+            writer.writerow([f"{name}.{count}", "", "", number, "", ""])
+    return text.getvalue()
+
+
+def _cell(number: float) -> str:
+    return "" if math.isnan(number) else repr(number)
+
+
+def console(file: IO[str] | None = None) -> "Console":
+    """Return a console for stdout, or another stream."""
+    from rich.console import Console
+
+    return Console(file=file or sys.stdout, highlight=False)
+
+
+@contextmanager
+def progress_bar(description: str, wanted: bool | None) -> Iterator[Callable[[int, int], None]]:
+    """Show progress on stderr: a bar on a terminal, elsewhere a line now and then if asked for.
+
+    Parameters
+    ----------
+    description
+        What is going on.
+    wanted
+        None shows a bar on a terminal once the work turns out to be long.
+
+    Yields
+    ------
+    Callable
+        To be called with (voxels done, voxels in total).
+    """
+    terminal = sys.stderr.isatty()
+    if wanted is False or (wanted is None and not terminal):
+        yield lambda done, total: None
+    elif terminal:
+        with _bar(description, _LONG_SECONDS if wanted is None else 0.0) as update:
+            yield update
+    else:
+        yield _lines(description)
+
+
+@contextmanager
+def _bar(description: str, delay: float) -> Iterator[Callable[[int, int], None]]:
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    from streamloss.tables import format_rate
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(format_rate(task.speed) if task.speed else "")
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+        console=console(sys.stderr),
+        transient=True,
+    )
+    task = bar.add_task(description, total=None)
+    started = time.monotonic()
+
+    def update(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
+        if not bar.live.is_started and done < total and time.monotonic() - started >= delay:
+            bar.start()
+
+    try:
+        yield update
+    finally:
+        bar.stop()
+
+
+def _lines(description: str) -> Callable[[int, int], None]:
+    """Print a line every tenth of the work."""
+    started = time.monotonic()
+    printed = 0
+
+    def update(done: int, total: int) -> None:
+        nonlocal printed
+        from streamloss.tables import format_rate
+
+        tenth = 10 * done // total
+        if tenth > printed:
+            printed = tenth
+            rate = format_rate(done / max(time.monotonic() - started, 1e-9))
+            print(f"{description}: {10 * tenth} %, {rate}", file=sys.stderr, flush=True)
+
+    return update

@@ -1,0 +1,255 @@
+"""`streamloss score`."""
+
+from typing import Any
+
+import click
+
+from streamloss.cli.output import (
+    console,
+    progress_bar,
+    refuse_same_target,
+    result_csv,
+    target_callback,
+    write,
+)
+from streamloss.cli.sections import (
+    Command,
+    Option,
+    background_callback,
+    given,
+    joined,
+    spacing_callback,
+)
+
+_INPUTS = "Inputs"
+_WHAT = "What to score"
+_METRICS = "Metric options"
+_RUNNING = "Running"
+_OUTPUT = "Output"
+
+_EPILOG = """\
+Examples:
+
+\b
+  streamloss score truth.zarr prediction.zarr
+  streamloss score truth.zarr prediction.zarr --metrics dice,iou --json -
+  streamloss score truth.zarr probabilities.zarr --metrics cross_entropy \\
+      --classes background,liver,tumour --csv scores.csv
+  streamloss score ct.zarr/labels/organs logits.zarr --kind logits \\
+      --ignore-label 255 --region 0:128,:,: --max-memory 512MiB
+"""
+
+
+class _ScoreCommand(Command):
+    """Adds the options of the metrics, whatever metrics there are."""
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return all options, in the order of the help."""
+        from streamloss.statistic import parameters
+
+        own = super().get_params(ctx)
+        of_metrics = [
+            Option(
+                [f"--{name.replace('_', '-')}"],
+                section=_METRICS,
+                metavar="VALUE",
+                help=parameter.help[:1].upper() + parameter.help[1:],
+            )
+            for name, parameter in sorted(parameters().items())
+        ]
+        place = next(
+            i for i, parameter in enumerate(own) if getattr(parameter, "section", "") == _RUNNING
+        )
+        return [*own[:place], *of_metrics, *own[place:]]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the metrics after the options."""
+        from streamloss.statistic import metric_names
+
+        super().format_options(ctx, formatter)
+        with formatter.section("Metrics (`streamloss metrics` tells more)"):
+            formatter.write_text(", ".join(metric_names()))
+
+
+@click.command(cls=_ScoreCommand, epilog=_EPILOG)
+@click.argument("truth")
+@click.argument("prediction")
+@click.option(
+    "--kind",
+    cls=Option,
+    section=_INPUTS,
+    metavar="KIND",
+    help="What the prediction holds: labels, probabilities, logits or values [default: "
+    "labels if it is integer, else probabilities]",
+)
+@click.option(
+    "--mask",
+    cls=Option,
+    section=_INPUTS,
+    metavar="ARRAY",
+    help="Array like the truth; only voxels where it is not 0 are scored",
+)
+@click.option(
+    "--region",
+    cls=Option,
+    section=_INPUTS,
+    metavar="BOX",
+    help="Part to score, a start:stop per axis such as 0:64,:,8:24",
+)
+@click.option(
+    "--level",
+    cls=Option,
+    section=_INPUTS,
+    type=int,
+    metavar="N",
+    help="Resolution level of OME-Zarr images [default: 0, the finest]",
+)
+@click.option(
+    "--spacing",
+    cls=Option,
+    section=_INPUTS,
+    multiple=True,
+    metavar="SIZES",
+    callback=spacing_callback,
+    help="Voxel size along each axis such as 3,0.9,0.9, overriding the inputs",
+)
+@click.option(
+    "--missing",
+    cls=Option,
+    section=_INPUTS,
+    metavar="fill|error",
+    help="What to do with chunks that are not stored [default: fill]",
+)
+@click.option(
+    "-m",
+    "--metrics",
+    cls=Option,
+    section=_WHAT,
+    multiple=True,
+    metavar="NAMES",
+    help="Metrics, separated by commas [default: a choice that suits the kind]",
+)
+@click.option(
+    "--classes",
+    cls=Option,
+    section=_WHAT,
+    multiple=True,
+    metavar="LIST",
+    help="A count, label values 1,2,5, names of the labels 0, 1, 2 … or pairs liver=6,tumour=7  "
+    "[default: the labels found, or one per channel]",
+)
+@click.option(
+    "--background",
+    cls=Option,
+    section=_WHAT,
+    metavar="LABEL|none",
+    callback=background_callback,
+    help="Label value of the background [default: 0]",
+)
+@click.option(
+    "--include-background/--no-include-background",
+    cls=Option,
+    section=_WHAT,
+    default=None,
+    help="Whether means over classes include the background [default: no]",
+)
+@click.option(
+    "--ignore-label",
+    cls=Option,
+    section=_WHAT,
+    type=int,
+    metavar="LABEL",
+    help="Voxels with this true label are not scored",
+)
+@click.option(
+    "--threshold",
+    cls=Option,
+    section=_WHAT,
+    type=float,
+    metavar="P",
+    help="A binary probability at or above it is a positive [default: 0.5]",
+)
+@click.option(
+    "--max-memory",
+    cls=Option,
+    section=_RUNNING,
+    metavar="SIZE",
+    help="Bound on the memory taken, such as 512MiB [default: 1GiB]",
+)
+@click.option(
+    "--workers",
+    cls=Option,
+    section=_RUNNING,
+    type=int,
+    metavar="N",
+    help="Blocks scored at once [default: one per core]",
+)
+@click.option(
+    "--executor",
+    cls=Option,
+    section=_RUNNING,
+    metavar="NAME",
+    help="threads, processes or serial [default: threads]",
+)
+@click.option(
+    "--progress/--no-progress",
+    cls=Option,
+    section=_RUNNING,
+    default=None,
+    help="Show progress on stderr [default: on a terminal, for long work]",
+)
+@click.option(
+    "--json",
+    "json_target",
+    cls=Option,
+    section=_OUTPUT,
+    metavar="FILE|-",
+    callback=target_callback,
+    help="Write the whole result as JSON; - is stdout, then without tables",
+)
+@click.option(
+    "--csv",
+    "csv_target",
+    cls=Option,
+    section=_OUTPUT,
+    metavar="FILE|-",
+    callback=target_callback,
+    help="Write all values as CSV, one per row; - is stdout, then without tables",
+)
+@click.pass_context
+def score(
+    ctx: click.Context,
+    /,
+    truth: str,
+    prediction: str,
+    json_target: str | None,
+    csv_target: str | None,
+    progress: bool | None,
+    **_: Any,
+) -> None:
+    """Score PREDICTION against TRUTH: losses and metrics in one pass.
+
+    Both are paths or URLs of Zarr arrays or OME-Zarr images, or of labels in one
+    (image.zarr/labels/NAME).
+    """
+    refuse_same_target(json=json_target, csv=csv_target)
+    options = given(ctx, "truth", "prediction", "json_target", "csv_target", "progress")
+    for name in ("metrics", "classes"):
+        if name in options:
+            options[name] = joined(options[name])
+
+    import streamloss
+    from streamloss.tables import result_tables
+
+    with progress_bar("scoring", progress) as update:
+        result = streamloss.score(truth, prediction, progress=update, **options)
+    texts = {}
+    if json_target is not None:
+        texts[json_target] = result.to_json()
+    if csv_target is not None:
+        texts[csv_target] = result_csv(result)
+    write(texts)
+    if "-" not in texts:
+        terminal = console()
+        for table in result_tables(result, terminal.width):
+            terminal.print(table)

@@ -1,0 +1,90 @@
+"""Numbers that scikit-learn, SciPy, PyTorch and MONAI gave; see golden/make_golden.py."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import streamloss as sl
+from streamloss.statistic import needed
+from tests.strategies import Case
+from tests.test_laws import as_zarr, partial_of, whole_arrays
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "golden.json").read_text(encoding="utf-8"))
+# The other packages sum in float64, in an order of their own: a few ulp for each of their steps.
+SLACK = 2.0**-48
+
+every_case = pytest.mark.parametrize("entry", GOLDEN["cases"], ids=lambda entry: entry["name"])
+
+
+def arrays(entry):
+    return (
+        np.array(entry[role]["values"], np.dtype(entry[role]["dtype"]))
+        for role in ("truth", "prediction")
+    )
+
+
+def close(got, expected, slack):
+    if expected is None:
+        return math.isnan(got)
+    return abs(got - expected) <= slack + SLACK * max(abs(expected), 1.0)
+
+
+@every_case
+def test_the_package_gives_the_numbers_of_other_packages(entry):
+    truth, prediction = arrays(entry)
+    result = sl.score(truth, prediction, metrics=list(entry["expected"]), **entry["options"])
+    for name, expected in entry["expected"].items():
+        got = result[name]
+        if isinstance(expected, dict):
+            assert {str(value) for value in got.per_class} == set(expected), name
+            for value, number in expected.items():
+                assert close(got.per_class[int(value)], number, got.error_bound), (name, value)
+        else:
+            assert close(got.value, expected, got.error_bound), name
+
+
+@every_case
+def test_the_references_give_the_numbers_of_other_packages(entry):
+    truth, prediction = arrays(entry)
+    options = {"metrics": list(entry["expected"]), **entry["options"]}
+    case = Case(truth, prediction, options)
+    task = partial_of(case).task
+    whole = whole_arrays(case, task)
+    for statistic in needed(task):
+        references = statistic.reference(*whole, task)
+        for name, expected in entry["expected"].items():
+            if name not in {m.name for m in statistic.metrics if task.kind in m.kinds}:
+                continue
+            value, per_class = references[name]
+            if isinstance(expected, dict):
+                numbers = {str(task.classes.values[code]): x for code, x in per_class.items()}
+                assert set(numbers) == set(expected), name
+                assert all(close(numbers[c], expected[c], 0.0) for c in expected), name
+            else:
+                assert close(value, expected, 0.0), name
+
+
+def test_the_counts_of_all_pairs_are_the_confusion_matrix_of_scikit_learn():
+    entry = next(entry for entry in GOLDEN["cases"] if "confusion_matrix" in entry)
+    truth, prediction = arrays(entry)
+    case = Case(truth, prediction, entry["options"])
+    counts = partial_of(case).states["confusion"].counts
+    assert counts.tolist() == entry["confusion_matrix"]
+
+
+@every_case
+def test_golden_inputs_score_the_same_from_chunks(entry):
+    truth, prediction = arrays(entry)
+    options = {"metrics": list(entry["expected"]), **entry["options"]}
+    whole = sl.score(truth, prediction, **options).to_dict()["metrics"]
+    chunked = [as_zarr(array, (1,) * (array.ndim - 1) + (7,)) for array in (truth, prediction)]
+    assert sl.score(*chunked, workers=2, **options).to_dict()["metrics"] == whole
+
+
+def test_the_golden_file_says_where_its_numbers_come_from():
+    assert set(GOLDEN["provenance"]) == {"command", "python", "versions", "notes"}
+    assert {"scikit-learn", "scipy", "torch", "monai"} <= set(GOLDEN["provenance"]["versions"])
+    assert all(entry["source"] for entry in GOLDEN["cases"])
