@@ -6,7 +6,7 @@ No volume is known here, only shapes and a function that tells what a block cost
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 
 from streamloss.errors import InvalidInputError
 from streamloss.volume import Region
@@ -78,6 +78,7 @@ def plan(
     cost: Callable[[tuple[int, ...]], int],
     limit: int,
     target_voxels: int,
+    workers: int = 1,
 ) -> Plan:
     """Choose blocks over whole chunks of every grid, as far as the limit allows.
 
@@ -93,55 +94,86 @@ def plan(
         Most bytes one block may take.
     target_voxels
         Size at which larger blocks no longer pay.
+    workers
+        How many blocks are read at once.
 
     Raises
     ------
     InvalidInputError
         If not even the smallest block fits; names both numbers.
     """
-    extent = tuple(part.stop - part.start for part in region)
-    shape = [_unit(sizes) for sizes in zip(*chunk_grids, strict=True)]
-    shape = [min(size, part.stop) for size, part in zip(shape, region, strict=True)]
-
-    # Too large for the limit: halve the slowest axis first, on a chunk border
-    # of the coarser grid while that is possible.
-    coarse = [max(sizes) for sizes in zip(*chunk_grids, strict=True)]
-    while cost(tuple(shape)) > limit and max(shape) > 1:
-        over = [axis for axis, size in enumerate(shape) if size > coarse[axis]]
-        axis = over[0] if over else next(a for a, size in enumerate(shape) if size > 1)
-        half = shape[axis] // 2
-        shape[axis] = max(coarse[axis], half // coarse[axis] * coarse[axis]) if over else half
-    smallest = cost(tuple(shape))
-    if smallest > limit:
-        raise InvalidInputError(
-            f"max_memory is too small: the smallest block that can be read needs "
-            f"{format_bytes(smallest)} a worker, {format_bytes(limit)} is left for it"
-        )
+    stops = tuple(part.stop for part in region)
+    coarse = tuple(
+        min(max(sizes), stop)
+        for sizes, stop in zip(zip(*chunk_grids, strict=True), stops, strict=True)
+    )
+    common = tuple(
+        min(math.lcm(*sizes), stop)
+        for sizes, stop in zip(zip(*chunk_grids, strict=True), stops, strict=True)
+    )
+    # A block of whole chunks of both grids along every axis reads nothing twice. Where
+    # that is too large, give it up on the axes where that costs the fewest decodes.
+    fitting = [
+        shape for shape in product(*zip(common, coarse, strict=True)) if cost(shape) <= limit
+    ]
+    shape = (
+        min(fitting, key=lambda shape: _time(region, shape, chunk_grids, workers))
+        if fitting
+        else _halve_until_it_fits(coarse, cost, limit)
+    )
 
     # Room to spare: grow along the fastest axis first, where reads stay contiguous.
     for axis in reversed(range(len(shape))):
-        while shape[axis] < region[axis].stop:
-            larger = list(shape)
-            larger[axis] = min(shape[axis] * 2, -(-extent[axis] // shape[axis]) * shape[axis])
-            if larger[axis] <= shape[axis]:
-                break
-            voxels = math.prod(min(s, e) for s, e in zip(larger, extent, strict=True))
-            if voxels > target_voxels or cost(tuple(larger)) > limit:
+        while shape[axis] < stops[axis]:
+            larger = (*shape[:axis], min(shape[axis] * 2, stops[axis]), *shape[axis + 1 :])
+            if math.prod(larger) > target_voxels or cost(larger) > limit:
                 break
             shape = larger
-    final = tuple(shape)
-    rereads = any(
-        size % chunk and size < part.stop
-        for chunks in chunk_grids
-        for size, chunk, part in zip(final, chunks, region, strict=True)
+    once = _decodes(region, common, chunk_grids)
+    return Plan(region, shape, cost(shape), _decodes(region, shape, chunk_grids) > once)
+
+
+def _halve_until_it_fits(
+    shape: tuple[int, ...], cost: Callable[[tuple[int, ...]], int], limit: int
+) -> tuple[int, ...]:
+    """Cut a block of one chunk along its slowest axes, which keeps reads contiguous."""
+    while cost(shape) > limit and max(shape) > 1:
+        axis = next(axis for axis, size in enumerate(shape) if size > 1)
+        shape = (*shape[:axis], shape[axis] // 2, *shape[axis + 1 :])
+    if cost(shape) > limit:
+        raise InvalidInputError(
+            f"max_memory is too small: the smallest block that can be read needs "
+            f"{format_bytes(cost(shape))} a worker, {format_bytes(limit)} is left for it"
+        )
+    return shape
+
+
+def _time(
+    region: Region, shape: tuple[int, ...], chunk_grids: Sequence[tuple[int, ...]], workers: int
+) -> float:
+    """Return the voxels each worker decodes, if there are blocks enough for all."""
+    blocks = math.prod(
+        -(-(part.stop - part.start) // size) for part, size in zip(region, shape, strict=True)
     )
-    return Plan(region, final, cost(final), rereads)
+    return _decodes(region, shape, chunk_grids) / min(workers, blocks)
 
 
-def _unit(sizes: tuple[int, ...]) -> int:
-    """Return an extent of whole chunks of every grid, unless that would be far larger."""
-    common = math.lcm(*sizes)
-    return common if common <= 4 * max(sizes) else max(sizes)
+def _decodes(
+    region: Region, shape: tuple[int, ...], chunk_grids: Sequence[tuple[int, ...]]
+) -> float:
+    """Return how many voxels are decoded to read a region in blocks of some shape."""
+    total = 0.0
+    for chunks in chunk_grids:
+        voxels = 1.0
+        for part, size, chunk in zip(region, shape, chunks, strict=True):
+            starts = range(part.start // size * size, part.stop, size)
+            touched = sum(
+                -(-min(start + size, part.stop) // chunk) - max(start, part.start) // chunk
+                for start in starts
+            )
+            voxels *= touched * chunk
+        total += voxels
+    return total
 
 
 def format_bytes(count: float) -> str:

@@ -132,7 +132,7 @@ def _plan(
         room = (limit - FIXED_BYTES - states * 2) // count - scratch - states
         try:
             grids = [volume.chunks[-ndim:] for volume in arrays.values()]
-            blocks = plan(box, grids, cost, room, min(TARGET_BLOCK_VOXELS, even))
+            blocks = plan(box, grids, cost, room, min(TARGET_BLOCK_VOXELS, even), count)
         except InvalidInputError:
             if count > 1:
                 continue

@@ -1,6 +1,7 @@
 """The main job: prepare, map, merge, score."""
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -169,12 +170,14 @@ def execute(
     """Scan all blocks of a run and return the sum."""
     total = math.prod(part.stop - part.start for part in run.job.plan.region)
     done = 0
+    one_at_a_time = threading.Lock()
 
     def advance(voxels: int) -> None:
         nonlocal done
-        done += voxels
-        if progress is not None:
-            progress(done, total)
+        with one_at_a_time:
+            done += voxels
+            if progress is not None:
+                progress(done, total)
 
     shares_memory = executor in ("threads", "serial")
     function = bind(scan, run.job, progress=advance) if shares_memory else bind(scan, run.job)

@@ -5,6 +5,7 @@ that `--help` answers at once.
 """
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = error.format_message()
         return _fail(message[:1].lower() + message[1:].removesuffix("."), EXIT_USAGE)
     except InvalidInputError as error:
-        return _fail(str(error), EXIT_USAGE)
+        return _fail(_with_flags(str(error)), EXIT_USAGE)
     except ReadError as error:
         return _fail(str(error), EXIT_ERROR)
     except MemoryError as error:
@@ -73,6 +74,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             EXIT_ERROR,
         )
     return code if isinstance(code, int) else 0
+
+
+def _with_flags(sentence: str) -> str:
+    """Spell the keywords of a sentence, `name` and name="value", as flags."""
+    sentence = re.sub(r'\b([a-z_]+)="(\w+)"', r"`\1` \2", sentence)
+    return re.sub(r"`([a-z_]+)`", lambda m: "--" + m[1].replace("_", "-"), sentence)
 
 
 def _fail(sentence: str, code: int) -> int:

@@ -457,8 +457,8 @@ def _read_bytes(
         for extent, shard, chunk in zip(region, chunks, inner, strict=True)
     ]
     needed = [extent.stop - extent.start for extent in _align(region, inner)]
-    part = min(in_flight * math.prod(per_shard), math.prod(needed)) * itemsize
-    index = 64 * math.prod(shard // chunk for shard, chunk in zip(chunks, inner, strict=True))
+    part: int = min(in_flight * math.prod(per_shard), math.prod(needed)) * itemsize
+    index: int = 64 * math.prod(shard // chunk for shard, chunk in zip(chunks, inner, strict=True))
     return (
         outer
         + _stored(part)

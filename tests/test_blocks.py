@@ -1,0 +1,79 @@
+"""Blocks cover a region once, keep to chunk borders and to the memory limit."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamloss.blocks import format_bytes, plan, widen
+from streamloss.errors import InvalidInputError
+
+
+def bytes_of(shape):
+    return math.prod(shape)
+
+
+@st.composite
+def problems(draw):
+    shape = draw(st.lists(st.integers(1, 20), min_size=1, max_size=4))
+    region = []
+    for size in shape:
+        start = draw(st.integers(0, size - 1))
+        region.append(slice(start, draw(st.integers(start + 1, size))))
+    grids = [tuple(draw(st.integers(1, size)) for size in shape) for _ in range(2)]
+    return tuple(shape), tuple(region), grids
+
+
+@given(problems(), st.integers(1, 500), st.integers(1, 2000), st.integers(1, 4))
+def test_blocks_cover_the_region_exactly_once_within_the_limit(problem, limit, target, workers):
+    shape, region, grids = problem
+    made = plan(region, grids, bytes_of, limit, target, workers)
+    seen = np.zeros(shape, int)
+    for run in made.runs(3):
+        for number in run:
+            box = made.block(number)
+            seen[box] += 1
+            assert math.prod(part.stop - part.start for part in box) <= limit
+    inside = np.zeros(shape, int)
+    inside[region] = 1
+    assert np.array_equal(seen, inside)
+    assert made.block_bytes <= limit
+
+
+@given(problems())
+def test_no_chunk_is_read_twice_where_memory_and_workers_allow(problem):
+    _, region, grids = problem
+    made = plan(region, grids, bytes_of, 10**9, 1, workers=1)
+    assert not made.rereads
+    for chunks in grids:
+        for part, size, chunk in zip(region, made.block_shape, chunks, strict=True):
+            assert size % chunk == 0 or size >= part.stop
+
+
+def test_a_limit_below_one_voxel_is_refused_with_both_numbers():
+    with pytest.raises(InvalidInputError, match=r"needs 8 B a worker, 4 B is left"):
+        plan((slice(0, 4),), [(2,)], lambda shape: 8 * shape[0], 4, 100)
+
+
+def test_the_plan_says_when_chunks_are_read_twice():
+    made = plan((slice(0, 64), slice(0, 64)), [(64, 1), (1, 64)], bytes_of, 256, 256)
+    assert made.rereads
+
+
+def test_a_halo_ends_at_the_limits():
+    limits = (slice(0, 10), slice(5, 20))
+    wide, core = widen((slice(0, 4), slice(8, 12)), 2, limits)
+    assert wide == (slice(0, 6), slice(6, 14))
+    assert core == (slice(0, 4), slice(2, 6))
+
+
+def test_bytes_read_well():
+    assert [format_bytes(n) for n in (5, 1536, 2**20, 3 * 2**30, 2**41)] == [
+        "5 B",
+        "1.5 KiB",
+        "1 MiB",
+        "3 GiB",
+        "2 TiB",
+    ]
