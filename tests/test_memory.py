@@ -1,0 +1,82 @@
+"""Peak memory stays below what the plan projects, which stays below what is allowed."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import zarr
+
+import streamloss as sl
+
+# A new process, because the peak of this one is the peak of every test before.
+MEASURED_RUN = """
+import json, sys
+import streamloss.accumulator, streamloss.stores.zarr, zarr
+from streamloss.statistic import discover
+discover()
+
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+baseline = peak()
+result = streamloss.score(**json.loads(sys.argv[1]))
+print(json.dumps({"peak": peak() - baseline, **result.timing}))
+"""
+
+
+def measure(**options):
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED_RUN, json.dumps(options)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("volumes")
+    labels = (np.indices((256, 256, 256), np.uint8, sparse=True)[0] // 64).astype(np.uint8)
+    labels = np.broadcast_to(labels, (256, 256, 256))
+    scores = np.random.default_rng(0).random((4, 64, 256, 256), np.float32)
+    for name, array, chunks in (
+        ("labels", labels, (64, 64, 64)),
+        ("few", labels[:64], (64, 64, 64)),
+        ("planes", labels, (1, 256, 256)),
+        ("scores", scores, (1, 64, 64, 64)),
+    ):
+        stored = zarr.create_array(
+            folder / f"{name}.zarr", shape=array.shape, dtype=array.dtype, chunks=chunks
+        )
+        stored[...] = array
+    return {name: str(folder / f"{name}.zarr") for name in ("labels", "few", "planes", "scores")}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+@pytest.mark.parametrize("allowed", ["256MiB", "1GiB"])
+@pytest.mark.parametrize(
+    ("truth", "prediction"), [("labels", "labels"), ("labels", "planes"), ("few", "scores")]
+)
+def test_the_measured_peak_is_below_the_projected_one(volumes, truth, prediction, allowed):
+    row = measure(
+        truth=volumes[truth],
+        prediction=volumes[prediction],
+        classes=4,
+        max_memory=allowed,
+    )
+    assert row["peak"] <= row["projected_bytes"] <= row["max_memory"]
+
+
+def test_an_impossible_limit_is_refused_with_both_numbers(volumes):
+    with pytest.raises(sl.InvalidInputError, match=r"needs at least .* MiB, 32 MiB is allowed"):
+        sl.score(volumes["labels"], volumes["labels"], max_memory="32MiB")
+
+
+@pytest.mark.parametrize("size", ["lots", "-1", "0", "12QiB"])
+def test_a_size_that_is_none_is_refused(size):
+    with pytest.raises(sl.InvalidInputError, match="max_memory must be a size"):
+        sl.score(np.ones(3, np.uint8), np.ones(3, np.uint8), max_memory=size)
