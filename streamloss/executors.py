@@ -6,9 +6,11 @@ the function does.
 
 import multiprocessing
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 from streamloss.errors import InvalidInputError
@@ -37,17 +39,17 @@ def open_executor(executor: str | Executor, workers: int) -> Iterator[Map]:
         If there is no executor of that name.
     """
     if isinstance(executor, Executor):
-        yield _submit_all(executor)
+        yield _ordered(executor, available_workers())
     elif executor == "serial":
         yield map
     elif executor == "threads":
         with ThreadPoolExecutor(workers, "streamloss") as pool:
-            yield _submit_all(pool)
+            yield _ordered(pool, workers)
     elif executor == "processes":
         # Forking a process that runs threads can deadlock, so they are spawned.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            yield _submit_all(pool)
+            yield _ordered(pool, workers)
     else:
         raise InvalidInputError(
             f"unknown executor '{executor}': expected {', '.join(EXECUTORS)} "
@@ -55,15 +57,20 @@ def open_executor(executor: str | Executor, workers: int) -> Iterator[Map]:
         )
 
 
-def _submit_all(pool: Executor) -> Map:
+def _ordered(pool: Executor, workers: int) -> Map:
     def ordered(function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
-        futures: list[Future[Any]] = [pool.submit(function, item) for item in items]
+        # Few are under way at a time: results that wait for an earlier one take memory.
+        waiting: deque[Future[Any]] = deque()
+        remaining = iter(items)
         try:
-            for place in range(len(futures)):
-                yield futures[place].result()
-                futures[place] = Future()  # a result that has been used must not stay in memory
+            while True:
+                for item in islice(remaining, 2 * workers - len(waiting)):
+                    waiting.append(pool.submit(function, item))
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
         finally:
-            for future in futures:
+            for future in waiting:
                 future.cancel()
 
     return ordered

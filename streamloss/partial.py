@@ -148,6 +148,18 @@ class Partial:
             faults,
         )
 
+    def times(self, count: int) -> "Partial":
+        """Return the sum of `count` copies, by doubling."""
+        total = Partial(self.task)
+        doubled = self
+        while count:
+            if count % 2:
+                total = total.merge(doubled)
+            count //= 2
+            if count:
+                doubled = doubled.merge(doubled)
+        return total
+
     def _keep(self, block: Block, truth: NDArray[Any]) -> NDArray[np.bool_] | None:
         keep = None
         if block.mask is not None:
