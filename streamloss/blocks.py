@@ -4,9 +4,12 @@ No volume is known here, only shapes and a function that tells what a block cost
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
 
 from streamloss.errors import InvalidInputError
 from streamloss.volume import Region
@@ -55,11 +58,38 @@ class Plan:
             box.append(slice(max(start, part.start), min(start + size, part.stop)))
         return tuple(reversed(box))
 
-    def runs(self, count: int) -> Iterator[range]:
-        """Cut the block numbers into about `count` even runs."""
-        total = len(self)
-        edges = [total * i // count for i in range(count + 1)]
-        return (range(a, b) for a, b in pairwise(edges) if b > a)
+    def stored_blocks(
+        self, grid: NDArray[np.bool_], object_shape: tuple[int, ...]
+    ) -> NDArray[np.bool_]:
+        """Tell for every block, in the shape of the block grid, whether any part is stored.
+
+        Parameters
+        ----------
+        grid
+            Whether each storage object is there.
+        object_shape
+            Extent of one of them.
+        """
+        counts = grid.astype(np.int64)
+        for axis, (indices, part, size, extent) in enumerate(
+            zip(self.grid, self.region, self.block_shape, object_shape, strict=True)
+        ):
+            starts = np.array(indices) * size
+            first = np.maximum(starts, part.start) // extent
+            last = -(-np.minimum(starts + size, part.stop) // extent)
+            # Differences of running sums count the objects that a block touches.
+            sums = np.insert(np.cumsum(counts, axis), 0, 0, axis)
+            counts = np.take(sums, last, axis) - np.take(sums, first, axis)
+        return counts > 0
+
+    def voxels(self, blocks: NDArray[np.bool_]) -> int:
+        """Return how many voxels the chosen blocks hold."""
+        counts = blocks.astype(np.int64)
+        for indices, part, size in zip(self.grid, self.region, self.block_shape, strict=True):
+            starts = np.array(indices) * size
+            lengths = np.minimum(starts + size, part.stop) - np.maximum(starts, part.start)
+            counts = np.tensordot(lengths, counts, (0, 0))
+        return int(counts)
 
 
 def widen(box: Region, halo: int, limits: Region) -> tuple[Region, Region]:
@@ -155,7 +185,7 @@ def _time(
     blocks = math.prod(
         -(-(part.stop - part.start) // size) for part, size in zip(region, shape, strict=True)
     )
-    return _decodes(region, shape, chunk_grids) / min(workers, blocks)
+    return _decodes(region, shape, chunk_grids) / float(min(workers, blocks))
 
 
 def _decodes(

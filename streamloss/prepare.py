@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamloss.blocks import format_bytes, plan
 from streamloss.errors import InvalidInputError
 from streamloss.executors import available_workers
 from streamloss.options import ArrayFacts, settle
-from streamloss.partial import MAX_DISCOVERED_CLASSES, SLAB_BYTES
+from streamloss.partial import MAX_DISCOVERED_CLASSES, SLAB_BYTES, Block, Partial
 from streamloss.scan import Job
 from streamloss.statistic import needed
 from streamloss.stores import open_volume
@@ -35,6 +36,10 @@ class Run:
     ----------
     job
         What to score.
+    blocks
+        Numbers of the blocks to read.
+    unstored
+        The sum over one voxel of which nothing is stored, and how many those are.
     workers
         How many blocks are scored at once.
     projected_bytes
@@ -44,6 +49,8 @@ class Run:
     """
 
     job: Job
+    blocks: NDArray[np.intp]
+    unstored: tuple[Partial, int]
     workers: int
     projected_bytes: int
     max_memory: int
@@ -143,13 +150,49 @@ def _plan(
             ) from None
         projected = FIXED_BYTES + 2 * states + count * (blocks.block_bytes + scratch + states)
         job = Job(task, blocks, arrays["truth"], arrays["prediction"], arrays.get("mask"))
-        return Run(job, min(count, len(blocks)), projected, limit)
+        chosen, unstored = _blocks_to_read(job)
+        return Run(job, chosen, unstored, max(min(count, len(chosen)), 1), projected, limit)
     raise AssertionError("unreachable: the loop returns or raises")
+
+
+def _blocks_to_read(job: Job) -> tuple[NDArray[np.intp], tuple[Partial, int]]:
+    """Choose the blocks of which anything is stored, and sum up a voxel of the others."""
+    nothing = Partial(job.task), 0
+    everything = np.arange(len(job.plan))
+    grids = [job.truth.stored_chunks, job.prediction.stored_chunks]
+    if job.halo or job.mask is not None:
+        return everything, nothing
+    ndim = len(job.plan.region)
+    needed_blocks = np.zeros([len(indices) for indices in job.plan.grid], np.bool_)
+    for chunks in grids:
+        if chunks is None:
+            return everything, nothing
+        channels = tuple(range(chunks.grid.ndim - ndim))
+        needed_blocks |= job.plan.stored_blocks(
+            np.asarray(chunks.grid.any(axis=channels)), chunks.shape[-ndim:]
+        )
+    if needed_blocks.all():
+        return everything, nothing
+    voxel = Partial(job.task)
+    truth, prediction = (
+        np.full(
+            (*volume.shape[: len(volume.shape) - ndim], *(1,) * ndim),
+            volume.fill_value,
+            volume.dtype,
+        )
+        for volume in (job.truth, job.prediction)
+    )
+    one = (1,) * ndim
+    voxel.absorb(Block(truth, prediction, None, (slice(0, 1),) * ndim, (0,) * ndim, one))
+    if voxel.faults:
+        # The fill value cannot be scored; reading it tells where and how often.
+        return everything, nothing
+    return np.flatnonzero(needed_blocks), (voxel, job.plan.voxels(~needed_blocks))
 
 
 def _refuse_missing(arrays: Mapping[str, Volume]) -> None:
     for role, volume in arrays.items():
-        chunks = volume.stored_chunks()
+        chunks = volume.stored_chunks
         if chunks is None:
             raise InvalidInputError(
                 f'missing="error" cannot be checked: {role} {volume.name} is in a store '

@@ -69,7 +69,7 @@ def scan(
     ndim = len(job.plan.region)
     shape = job.truth.shape[-ndim:]
     for number in numbers:
-        core_box = job.plan.block(number)
+        core_box = job.plan.block(int(number))
         box, core = widen(core_box, halo, job.plan.region)
         block = Block(
             truth=_read(job.truth, box, "truth", buffers),

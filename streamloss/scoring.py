@@ -181,8 +181,11 @@ def execute(
 
     shares_memory = executor in ("threads", "serial")
     function = bind(scan, run.job, progress=advance) if shares_memory else bind(scan, run.job)
-    runs = list(run.job.plan.runs(min(len(run.job.plan), RUNS_PER_WORKER * run.workers)))
-    result = Partial(run.job.task)
+    count = min(max(len(run.blocks), 1), RUNS_PER_WORKER * run.workers)
+    runs = np.array_split(run.blocks, count)
+    voxel, copies = run.unstored
+    result = voxel.times(copies)
+    advance(copies)
     with open_executor(executor, run.workers) as ordered_map:
         for part in ordered_map(function, runs):
             result = result.merge(part)
@@ -324,7 +327,7 @@ def _integrity(job: Job) -> dict[str, Any]:
     report = {}
     for role, volume in arrays.items():
         if volume is not None:
-            chunks = volume.stored_chunks()
+            chunks = volume.stored_chunks
             report[role] = (
                 None
                 if chunks is None

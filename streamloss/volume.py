@@ -14,12 +14,30 @@ Region = tuple[slice, ...]
 """A box of voxels: one `slice(start, stop)` per axis, both given, step 1."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StoredChunks:
-    """How much of a chunked array is really stored."""
+    """Which parts of a chunked array are really stored.
 
-    total: int
-    stored: int
+    Attributes
+    ----------
+    grid
+        Whether each storage object, a chunk or a shard, is there.
+    shape
+        Extent of one of them in voxels.
+    """
+
+    grid: NDArray[np.bool_]
+    shape: tuple[int, ...]
+
+    @property
+    def total(self) -> int:
+        """Chunks of the whole array."""
+        return self.grid.size
+
+    @property
+    def stored(self) -> int:
+        """Chunks that are stored."""
+        return int(np.count_nonzero(self.grid))
 
     @property
     def missing(self) -> int:
@@ -78,5 +96,6 @@ class Volume(Protocol):
     def decode_bytes(self, region: Region) -> int:
         """Upper bound of the bytes a `read` of `region` holds beyond `out`."""
 
+    @property
     def stored_chunks(self) -> StoredChunks | None:
-        """Count the stored chunks by listing keys once; None where that cannot be known."""
+        """What is stored, keys listed once per volume; None where that cannot be known."""

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from streamloss.stores import open_volume
-from streamloss.volume import Region, StoredChunks, Volume
+from streamloss.volume import Region, Volume
 
 SHAPE = (13, 20, 17)
 CHUNKS = (5, 8, 6)
@@ -40,6 +40,12 @@ def read(volume: Volume, region: Region | None = None) -> NDArray:
     return out
 
 
+def counts(volume: Volume) -> tuple[int, int] | None:
+    """Chunks in total and stored, or None if unknown."""
+    chunks = volume.stored_chunks
+    return None if chunks is None else (chunks.total, chunks.stored)
+
+
 class VolumeTests:
     """Inherit, and provide the fixture `source`: something that holds `voxels()`."""
 
@@ -47,7 +53,7 @@ class VolumeTests:
     axes: tuple[str, ...] | None = None
     spacing: tuple[float, ...] | None = None
     unit: str | None = None
-    stored: StoredChunks | None = None
+    stored: tuple[int, int] | None = None
     fill_value: int | None = None
     pickles = True
 
@@ -99,7 +105,7 @@ class VolumeTests:
         assert copy.name == volume.name
 
     def test_stored_chunks_are_counted(self, volume: Volume) -> None:
-        assert volume.stored_chunks() == self.stored
+        assert counts(volume) == self.stored
 
     def test_fill_value_is_that_of_missing_chunks(self, volume: Volume) -> None:
         assert volume.fill_value == self.fill_value

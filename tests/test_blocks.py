@@ -31,11 +31,10 @@ def test_blocks_cover_the_region_exactly_once_within_the_limit(problem, limit, t
     shape, region, grids = problem
     made = plan(region, grids, bytes_of, limit, target, workers)
     seen = np.zeros(shape, int)
-    for run in made.runs(3):
-        for number in run:
-            box = made.block(number)
-            seen[box] += 1
-            assert math.prod(part.stop - part.start for part in box) <= limit
+    for number in range(len(made)):
+        box = made.block(number)
+        seen[box] += 1
+        assert math.prod(part.stop - part.start for part in box) <= limit
     inside = np.zeros(shape, int)
     inside[region] = 1
     assert np.array_equal(seen, inside)
@@ -50,6 +49,35 @@ def test_no_chunk_is_read_twice_where_memory_and_workers_allow(problem):
     for chunks in grids:
         for part, size, chunk in zip(region, made.block_shape, chunks, strict=True):
             assert size % chunk == 0 or size >= part.stop
+
+
+@given(problems(), st.integers(0, 2**32))
+def test_stored_blocks_are_those_that_touch_a_stored_chunk(problem, seed):
+    shape, region, grids = problem
+    made = plan(region, grids, bytes_of, 10**9, 50)
+    rng = np.random.default_rng(seed)
+    chunks = grids[0]
+    grid = rng.random([-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True)]) < 0.3
+    stored = made.stored_blocks(grid, chunks)
+    voxels = grid
+    for axis, chunk in enumerate(chunks):
+        voxels = np.repeat(voxels, chunk, axis)
+    voxels = voxels[tuple(slice(0, size) for size in shape)]
+    boxes = [made.block(number) for number in range(len(made))]
+    # A chunk that a block touches may be stored where the block does not look.
+    objects = [
+        grid[
+            tuple(
+                slice(part.start // chunk, -(-part.stop // chunk))
+                for part, chunk in zip(box, chunks, strict=True)
+            )
+        ].any()
+        for box in boxes
+    ]
+    assert stored.ravel().tolist() == objects
+    for flags in (stored, ~stored):
+        inside = [box for box, flag in zip(boxes, flags.ravel(), strict=True) if flag]
+        assert made.voxels(flags) == sum(voxels[box].size for box in inside)
 
 
 def test_a_limit_below_one_voxel_is_refused_with_both_numbers():

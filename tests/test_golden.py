@@ -53,11 +53,13 @@ def test_the_references_give_the_numbers_of_other_packages(entry):
     case = Case(truth, prediction, options)
     task = partial_of(case).task
     whole = whole_arrays(case, task)
+    checked = set()
     for statistic in needed(task):
         references = statistic.reference(*whole, task)
         for name, expected in entry["expected"].items():
             if name not in {m.name for m in statistic.metrics if task.kind in m.kinds}:
                 continue
+            checked.add(name)
             value, per_class = references[name]
             if isinstance(expected, dict):
                 numbers = {str(task.classes.values[code]): x for code, x in per_class.items()}
@@ -65,6 +67,7 @@ def test_the_references_give_the_numbers_of_other_packages(entry):
                 assert all(close(numbers[c], expected[c], 0.0) for c in expected), name
             else:
                 assert close(value, expected, 0.0), name
+    assert checked == set(entry["expected"])
 
 
 def test_the_counts_of_all_pairs_are_the_confusion_matrix_of_scikit_learn():

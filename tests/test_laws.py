@@ -216,3 +216,22 @@ def test_values_stay_within_their_declared_range(layout, data):
         low, high = metric.range
         for number in (got.value, *got.per_class.values()):
             assert math.isnan(number) or low <= number <= high, name
+
+
+@every_layout
+@given(data=st.data())
+def test_chunks_that_are_not_stored_score_as_their_fill_value(layout, data):
+    case = data.draw(cases(layout, max_dims=3))
+    arrays = []
+    for array in (case.truth, case.prediction):
+        chunks = data.draw(chunk_grids(array.shape))
+        fill = array.reshape(-1)[0]
+        stored = zarr.create_array(
+            {}, shape=array.shape, dtype=array.dtype, chunks=chunks, fill_value=fill.item()
+        )
+        # Half the volume, and with it some chunks, holds nothing but the fill value.
+        array[..., array.shape[-1] // 2 :] = fill
+        stored[...] = array
+        arrays.append(stored)
+    expected = payload(sl.score(case.truth, case.prediction, **case.options))
+    assert payload(sl.score(*arrays, **case.options)) == expected

@@ -32,8 +32,7 @@ from zarr.storage import MemoryStore, ZipStore
 from streamloss.errors import InvalidInputError, ReadError
 from streamloss.ome import read_levels
 from streamloss.stores import open_volume
-from streamloss.volume import StoredChunks
-from tests.store_suite import CHUNKS, SHAPE, VolumeTests, read, voxels
+from tests.store_suite import CHUNKS, SHAPE, VolumeTests, counts, read, voxels
 
 AXES = [
     {"name": "z", "type": "space", "unit": "micrometer"},
@@ -70,7 +69,7 @@ def write_image(path: Path, version: str = "0.5", **image: Any) -> zarr.Group:
 
 
 class TestZarrV3(VolumeTests):
-    stored = StoredChunks(27, 27)
+    stored = (27, 27)
     fill_value = 0
     axes = ("a", "b", "c")
     spacing = (3.0, 0.9, 0.9)
@@ -89,7 +88,7 @@ class TestZarrV3(VolumeTests):
 
 
 class TestZarrV2(VolumeTests):
-    stored = StoredChunks(27, 27)
+    stored = (27, 27)
     fill_value = 0
     axes = ("a", "b", "c")
 
@@ -106,7 +105,7 @@ class TestZarrV2(VolumeTests):
 
 
 class TestZarrSharded(VolumeTests):
-    stored = StoredChunks(8, 8)
+    stored = (8, 8)
     fill_value = 0
 
     @pytest.fixture
@@ -117,7 +116,7 @@ class TestZarrSharded(VolumeTests):
 
 
 class TestZarrInMemory(VolumeTests):
-    stored = StoredChunks(27, 27)
+    stored = (27, 27)
     fill_value = 0
 
     @pytest.fixture
@@ -128,7 +127,7 @@ class TestZarrInMemory(VolumeTests):
 
 
 class TestZarrByUrl(VolumeTests):
-    stored = StoredChunks(27, 27)
+    stored = (27, 27)
     fill_value = 0
 
     @pytest.fixture
@@ -139,7 +138,7 @@ class TestZarrByUrl(VolumeTests):
 
 
 class TestZarrInZip(VolumeTests):
-    stored = StoredChunks(27, 27)
+    stored = (27, 27)
     fill_value = 0
 
     @pytest.fixture
@@ -151,7 +150,7 @@ class TestZarrInZip(VolumeTests):
 
 
 class TestOmeZarr05(VolumeTests):
-    stored = StoredChunks(27, 27)
+    stored = (27, 27)
     fill_value = 0
     axes = ("z", "y", "x")
     spacing = (2.0, 0.5, 0.25)
@@ -308,7 +307,7 @@ def test_every_layout_reads_back(layout: dict[str, Any], data: st.DataObject) ->
         for extent, size in zip(written, outer, strict=True)
     ]
     total = [-(-size // chunk) for size, chunk in zip(array.shape, outer, strict=True)]
-    stored = volume.stored_chunks()
+    stored = volume.stored_chunks
     assert stored is not None
     assert stored.total == np.prod(total)
     # A write that equals the fill value, as True does, stores nothing.
@@ -323,7 +322,7 @@ def test_missing_chunks_of_a_v2_array_without_fill_value_read_as_zero(tmp_path):
     )
     volume = open_volume(tmp_path / "a", role="truth")
     assert volume.fill_value == 0
-    assert volume.stored_chunks() == StoredChunks(2, 0)
+    assert counts(volume) == (2, 0)
     assert read(volume).tolist() == [0] * 4
 
 
@@ -333,14 +332,14 @@ def test_an_array_without_axes_reads_as_one_voxel(tmp_path):
     out = np.zeros((), "f4")
     volume.read((), out)
     assert out == 3
-    assert volume.stored_chunks() == StoredChunks(1, 1)
+    assert counts(volume) == (1, 1)
 
 
 def test_foreign_keys_are_no_chunks(tmp_path):
     zarr.create_array(tmp_path / "a", data=np.ones((4, 4)), chunks=(2, 2), zarr_format=2)
     for name in ("0.00", "9.9", ".0.0.partial", "0.1.2", "notes.txt"):
         (tmp_path / "a" / name).write_text("")
-    assert open_volume(tmp_path / "a", role="truth").stored_chunks() == StoredChunks(4, 4)
+    assert counts(open_volume(tmp_path / "a", role="truth")) == (4, 4)
 
 
 def test_a_store_that_cannot_list_counts_nothing():
@@ -348,7 +347,7 @@ def test_a_store_that_cannot_list_counts_nothing():
         supports_listing = False
 
     array = zarr.create_array(Unlisted(), data=np.ones(4), chunks=(2,))
-    assert open_volume(array, role="truth").stored_chunks() is None
+    assert open_volume(array, role="truth").stored_chunks is None
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def inspect(
 
 
 def _facts(volume: "Volume") -> dict[str, Any]:
-    chunks = volume.stored_chunks()
+    chunks = volume.stored_chunks
     details = {name: fact for name, fact in volume.details.items() if fact is not None}
     fill = details.pop("fill_value", volume.fill_value)
     return {

@@ -144,8 +144,9 @@ class ArrayVolume:
         )
         return int((voxels + 2 * covered) * self.dtype.itemsize + 2**20)
 
+    @property
     def stored_chunks(self) -> StoredChunks | None:
-        """Return None: an array object is complete."""
+        """None: an array object is complete."""
         return None
 
 

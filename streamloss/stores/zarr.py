@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -219,23 +220,26 @@ class ZarrVolume:
             zarr.config.get("async.concurrency") * zarr.config.get("codec_pipeline.batch_size"),
         )
 
+    @cached_property
     def stored_chunks(self) -> StoredChunks | None:
-        """Count the stored chunks, or shards of a sharded array, by listing keys once."""
+        """What is stored, chunks or the shards of a sharded array, keys listed once."""
         outer = self.array.shards or self.chunks
-        grid = tuple(-(-size // chunk) for size, chunk in zip(self.shape, outer, strict=True))
+        grid = np.zeros(
+            [-(-size // chunk) for size, chunk in zip(self.shape, outer, strict=True)], np.bool_
+        )
         encode = self.array.metadata.encode_chunk_key
-        listed = stored = 0
+        listed = False
         try:
             for key in _keys(self.array):
-                listed += key in _METADATA
+                listed |= key in _METADATA
                 # Rather than to parse each key encoding, guess the index and encode it.
-                index = tuple(map(int, re.findall(r"[0-9]+", key)))[: len(grid)]
-                if len(index) == len(grid) and all(map(int.__lt__, index, grid)):
-                    stored += encode(index) == key
+                index = tuple(map(int, re.findall(r"[0-9]+", key)))[: grid.ndim]
+                if len(index) == grid.ndim and all(map(int.__lt__, index, grid.shape)):
+                    grid[index] |= encode(index) == key
         except (OSError, NotImplementedError):
             return None
         # A store that does not list the array's own metadata cannot list its chunks either.
-        return StoredChunks(math.prod(grid), stored) if listed else None
+        return StoredChunks(grid, outer) if listed else None
 
 
 def _open_node(source: Any) -> "zarr.Array[Any] | zarr.Group":
