@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamloss.errors import InvalidInputError
-from streamloss.options import ArrayFacts, settle
+from streamloss.options import ArrayFacts, check_keywords, parse_metrics, settle
 from streamloss.partial import Block, Partial
 from streamloss.result import Result
 from streamloss.scoring import build_result, raise_faults
@@ -53,8 +53,9 @@ class Accumulator:
         spacing: Sequence[float] | None = None,
         **parameters: Any,
     ) -> None:
+        check_keywords(parameters)
         self._options: dict[str, Any] = {
-            "metrics": metrics if metrics is None or isinstance(metrics, str) else list(metrics),
+            "metrics": parse_metrics(metrics) or None,
             "kind": kind,
             "classes": classes,
             "background": background,
@@ -93,8 +94,11 @@ class Accumulator:
         shape = arrays["truth"].shape[arrays["truth"].ndim - ndim :]
         if mask is not None:
             mask = _native(mask, "mask")
-            if mask.shape != shape:
-                raise InvalidInputError(f"mask has shape {mask.shape}, expected {shape}")
+            if mask.shape != shape or mask.dtype.kind == "f":
+                raise InvalidInputError(
+                    f"mask must be integer or boolean of shape {shape}, "
+                    f"it is {mask.dtype} of shape {mask.shape}"
+                )
         chunk = Partial(task)
         core = tuple(slice(0, size) for size in shape)
         chunk.absorb(Block(**arrays, mask=mask, core=core, origin=(0,) * ndim, shape=shape))
@@ -168,7 +172,7 @@ def _native(array: Any, role: str) -> NDArray[Any]:
     """Return a contiguous array in the machine's byte order, refusing what no volume may be."""
     got = np.asarray(array)
     volume = open_volume(got, role=role)
-    return np.ascontiguousarray(got, volume.dtype)
+    return np.asarray(got, volume.dtype, order="C")
 
 
 def _same_task(first: Task, other: Task) -> Task:

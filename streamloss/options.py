@@ -5,16 +5,24 @@ contradiction refused here, before a voxel is read.
 """
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from streamloss.class_table import is_integer, parse_classes, settle_classes, split_list
 from streamloss.errors import InvalidInputError
 from streamloss.statistic import Parameter, definitions, metric_names, needed, parameters
-from streamloss.task import KINDS, Classes, Kind, Task
+from streamloss.task import KINDS, Kind, Task
 
 CHANNEL_AXES = ("c", "channel", "class")
+KEYWORDS = (
+    *("metrics", "kind", "classes", "background", "include_background", "ignore_label"),
+    *("mask", "threshold", "spacing", "region", "level", "missing", "max_memory", "workers"),
+    *("executor", "reader", "progress"),
+)
+"""The keywords of `score` that belong to no metric, for suggestions."""
 
 
 class ArrayFacts(NamedTuple):
@@ -46,21 +54,38 @@ def settle(
     InvalidInputError
         One sentence on the first thing that does not fit.
     """
-    names = _metric_names(metrics)
-    settled_kind = _kind(kind, truth, prediction)
+    check_keywords(given)
+    names = parse_metrics(metrics)
+    if not isinstance(include_background, bool):
+        raise InvalidInputError(
+            f"include_background must be true or false, got {include_background!r}"
+        )
+    settled_kind = _kind(kind, truth, prediction, names)
+    if not truth.shape:
+        raise InvalidInputError("truth has shape (): expected an array of at least one axis")
     channels, soft_truth = _layout(settled_kind, truth, prediction, classes)
-    table = _classes(settled_kind, truth, classes, channels, background, include_background)
-    if settled_kind == "labels" and not len(table) and _only_zero_one(names):
-        table = _table((0, 1), None, background, include_background)
+    if classes is None and settled_kind == "labels" and _takes_zero_one_labels(names):
+        classes = (0, 1)
+    table = settle_classes(
+        settled_kind,
+        truth.dtype,
+        classes,
+        channels,
+        _integer("background", background),
+        include_background,
+    )
+    label = _integer("ignore_label", ignore_label)
+    if label is not None and (settled_kind == "values" or soft_truth):
+        raise InvalidInputError("ignore_label needs a truth of labels")
     task = Task(
         kind=settled_kind,
         metrics=names or _default_metrics(settled_kind, soft_truth),
         classes=table,
         channels=channels,
         soft_truth=soft_truth,
-        threshold=_threshold(threshold),
-        spacing=None if spacing is None else tuple(float(size) for size in spacing),
-        ignore_label=_ignore_label(ignore_label, settled_kind, soft_truth),
+        threshold=_number("threshold", threshold, 0.0, 1.0),
+        spacing=_spacing(spacing),
+        ignore_label=label,
     )
     _check_metrics(task)
     task = _with_parameters(task, given)
@@ -76,27 +101,25 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"
 
 
-def split_list(value: str | Iterable[Any]) -> list[Any]:
-    """Return a list from a list, from "a,b" or from ["a,b", "c"]."""
-    items = [value] if isinstance(value, str) else list(value)
-    return [
-        part
-        for item in items
-        for part in ([p.strip() for p in item.split(",")] if isinstance(item, str) else [item])
-        if part != ""
-    ]
+def parse_metrics(metrics: Any) -> tuple[str, ...]:
+    """Return the metric names of a list or of "a,b"; none for the default ones.
 
-
-def _metric_names(metrics: str | Iterable[str] | None) -> tuple[str, ...]:
+    Raises
+    ------
+    InvalidInputError
+        If there is no such metric; tells the nearest.
+    """
     if metrics is None:
         return ()
-    names = tuple(dict.fromkeys(split_list(metrics)))
+    names = tuple(dict.fromkeys(map(str, split_list(metrics))))
     known = metric_names()
     for name in names:
         if name not in known:
-            raise InvalidInputError(f"unknown metric '{name}': {suggest(str(name), known)}")
+            raise InvalidInputError(f"unknown metric '{name}': {suggest(name, known)}")
     if not names:
-        raise InvalidInputError("no metric was named: leave `metrics` out for the default ones")
+        raise InvalidInputError(
+            f"metrics must be names of metrics, or left out for the default ones, got {metrics!r}"
+        )
     return names
 
 
@@ -109,13 +132,36 @@ def _default_metrics(kind: Kind, soft_truth: bool) -> tuple[str, ...]:
     )
 
 
-def _kind(kind: str | None, truth: ArrayFacts, prediction: ArrayFacts) -> Kind:
+def check_keywords(given: Iterable[str]) -> None:
+    """Refuse keywords that are no option of any metric, and tell the nearest that is one.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is one.
+    """
+    known = parameters()
+    for name in given:
+        if name not in known:
+            raise InvalidInputError(
+                f"unknown option '{name}': {suggest(name, [*known, *KEYWORDS])}"
+            )
+
+
+def _kind(
+    kind: str | None, truth: ArrayFacts, prediction: ArrayFacts, names: tuple[str, ...]
+) -> Kind:
     if kind is not None:
         if kind not in KINDS:
             raise InvalidInputError(f"unknown kind '{kind}': expected one of {', '.join(KINDS)}")
         settled: Kind = kind
     else:
         settled = "probabilities" if prediction.dtype.kind == "f" else "labels"
+        possible = [set(_kinds_of(name)) for name in names]
+        common = set.intersection(*possible) if possible else set()
+        # Hinge losses, for one, take nothing but logits.
+        if common == {"logits"} and settled == "probabilities":
+            settled = common.pop()
     truth_is_label = truth.dtype.kind in "biu"
     if settled == "labels" and (not truth_is_label or prediction.dtype.kind not in "biu"):
         what, dtype = (
@@ -178,101 +224,15 @@ def _channel_first(
         return truth.axes[0] in CHANNEL_AXES and prediction.axes[0] in CHANNEL_AXES
     if classes is None or len(truth.shape) < 2:
         return False
-    count = len(_parse_classes(classes, None)[0])
+    count = len(parse_classes(classes)[0])
     return count == truth.shape[0] and (float_truth or count > 2)
 
 
-def _parse_classes(
-    classes: Any, background: int | None
-) -> tuple[tuple[int, ...], tuple[str, ...] | None]:
-    """Return label values and, if given, names from any spelling of `classes`."""
-    expected = (
-        "classes must be a count, a list of label values, a list of names, or name=value pairs, "
-        f"got {classes!r}"
-    )
-    if isinstance(classes, Mapping):
-        items = [(str(name), value) for name, value in classes.items()]
-    elif isinstance(classes, bool) or classes is None:
-        raise InvalidInputError(expected)
-    elif isinstance(classes, int | np.integer):
-        if classes < 1:
-            raise InvalidInputError(expected)
-        return tuple(range(int(classes))), None
-    else:
-        parts = split_list(classes)
-        if len(parts) == 1 and isinstance(classes, str) and parts[0].isdigit():
-            return _parse_classes(int(parts[0]), background)
-        if parts and all(isinstance(part, str) and "=" in part for part in parts):
-            items = [tuple(part.split("=", 1)) for part in parts]
-        elif parts and all(_is_integer(part) for part in parts):
-            values = tuple(int(part) for part in parts)
-            return _unique(values, classes), None
-        elif parts and all(isinstance(part, str) for part in parts):
-            return tuple(range(len(parts))), tuple(parts)
-        else:
-            raise InvalidInputError(expected)
-    if not all(_is_integer(value) for _, value in items):
-        raise InvalidInputError(expected)
-    return _unique(tuple(int(v) for _, v in items), classes), tuple(n for n, _ in items)
+def _kinds_of(name: str) -> list[Kind]:
+    return sorted({kind for _, metric in definitions(name) for kind in metric.kinds})
 
 
-def _is_integer(value: Any) -> bool:
-    if isinstance(value, str):
-        return value.lstrip("-").isdigit()
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _unique(values: tuple[int, ...], classes: Any) -> tuple[int, ...]:
-    if len(set(values)) < len(values):
-        raise InvalidInputError(f"classes names a label value twice: {classes!r}")
-    return values
-
-
-def _table(
-    values: tuple[int, ...],
-    names: tuple[str, ...] | None,
-    background: int | None,
-    include_background: bool,
-) -> Classes:
-    table = Classes((), (), background, include_background)
-    given = names or table.default_names(values)
-    if background is not None and background not in values:
-        values, given = (background, *values), ("background", *given)
-    return Classes(values, given, background, include_background)
-
-
-def _classes(
-    kind: Kind,
-    truth: ArrayFacts,
-    classes: Any,
-    channels: int,
-    background: int | None,
-    include_background: bool,
-) -> Classes:
-    if kind == "values":
-        if classes is not None:
-            raise InvalidInputError('classes have no meaning for kind="values"')
-        return Classes(background=None)
-    if classes is not None:
-        table = _table(*_parse_classes(classes, background), background, include_background)
-    elif kind == "labels":
-        if truth.dtype.kind != "b":
-            start = () if background is None else (background,)
-            table = Classes((), (), background, include_background, discovered=True)
-            return table.with_values(start)
-        table = _table((0, 1), None, background, include_background)
-    else:
-        table = _table(tuple(range(max(channels, 2))), None, background, include_background)
-    if channels and len(table) != max(channels, 2):
-        shape = "no channel axis or one channel" if channels == 1 else f"{channels} channels"
-        raise InvalidInputError(
-            f"the prediction has {shape}, so {max(channels, 2)} classes, but `classes` names "
-            f"{len(table)} with the background: {list(table.values)}"
-        )
-    return table
-
-
-def _only_zero_one(names: tuple[str, ...]) -> bool:
+def _takes_zero_one_labels(names: tuple[str, ...]) -> bool:
     """Whether a metric was asked for that takes labels as the numbers 0 and 1."""
     return any(
         "labels" in metric.kinds and metric.zero_one_labels
@@ -281,26 +241,38 @@ def _only_zero_one(names: tuple[str, ...]) -> bool:
     )
 
 
-def _threshold(threshold: float) -> float:
-    value = float(threshold)
-    if not 0.0 < value < 1.0:
-        raise InvalidInputError(f"threshold must lie between 0 and 1, got {threshold}")
-    return value
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    """Return a number strictly between two others."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not low < number < high:
+        raise InvalidInputError(
+            f"{name} must be a number between {low:g} and {high:g}, got {value!r}"
+        )
+    return number
 
 
-def _ignore_label(label: int | None, kind: Kind, soft_truth: bool) -> int | None:
-    if label is None:
+def _integer(name: str, value: Any) -> int | None:
+    if value is None:
         return None
-    if kind == "values" or soft_truth:
-        raise InvalidInputError("ignore_label needs a truth of labels")
-    if not _is_integer(label):
-        raise InvalidInputError(f"ignore_label must be an integer, got {label!r}")
-    return int(label)
+    if not is_integer(value):
+        raise InvalidInputError(f"{name} must be an integer or none, got {value!r}")
+    return int(value)
+
+
+def _spacing(spacing: Any) -> tuple[float, ...] | None:
+    if spacing is None:
+        return None
+    return tuple(_number("spacing", size, 0.0, math.inf) for size in split_list(spacing)) or (
+        _number("spacing", spacing, 0.0, math.inf),
+    )
 
 
 def _check_metrics(task: Task) -> None:
     for name in task.metrics:
-        kinds = sorted({kind for _, metric in definitions(name) for kind in metric.kinds})
+        kinds = _kinds_of(name)
         chosen = [metric for _, metric in definitions(name) if task.kind in metric.kinds]
         if not chosen:
             raise InvalidInputError(
@@ -318,7 +290,6 @@ def _check_metrics(task: Task) -> None:
 
 
 def _with_parameters(task: Task, given: Mapping[str, Any]) -> Task:
-    known = parameters()
     wanted = {
         parameter.name: parameter
         for name in task.metrics
@@ -327,8 +298,6 @@ def _with_parameters(task: Task, given: Mapping[str, Any]) -> Task:
     }
     settled = {name: parameter.default for name, parameter in wanted.items()}
     for name, value in given.items():
-        if name not in known:
-            raise InvalidInputError(f"unknown option '{name}': {suggest(name, known)}")
         if name not in wanted:
             users = sorted(n for n in metric_names() if _takes(n, name))
             raise InvalidInputError(

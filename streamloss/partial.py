@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamloss.class_table import MAX_CLASSES
 from streamloss.errors import InvalidInputError
 from streamloss.slab import Fault, Slab, UnknownLabelsError, Window
 from streamloss.statistic import State, Statistic, needed
@@ -20,8 +21,6 @@ from streamloss.task import Task
 # Kernels run over one slab after another while it is in the second-level cache;
 # larger slabs spread the cost of calling a kernel over more voxels.
 SLAB_BYTES = 2**20
-# A confusion matrix of more classes than this outgrows its purpose and the memory plan.
-MAX_DISCOVERED_CLASSES = 1024
 
 
 @dataclass(frozen=True)
@@ -209,9 +208,9 @@ class Partial:
         if values == set(table.values):
             return self
         wider = table.with_values(values)
-        if len(wider) > MAX_DISCOVERED_CLASSES:
+        if len(wider) > MAX_CLASSES:
             raise InvalidInputError(
-                f"more than {MAX_DISCOVERED_CLASSES} different labels: name the ones to score "
+                f"more than {MAX_CLASSES} different labels: name the ones to score "
                 'with `classes`, or pass kind="values" if these are not labels'
             )
         task = replace(self.task, classes=wider)

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamloss.blocks import format_bytes, plan
+from streamloss.class_table import MAX_CLASSES, is_integer, split_list
 from streamloss.errors import InvalidInputError
 from streamloss.executors import available_workers
 from streamloss.options import ArrayFacts, settle
-from streamloss.partial import MAX_DISCOVERED_CLASSES, SLAB_BYTES, Block, Partial
+from streamloss.partial import SLAB_BYTES, Block, Partial
 from streamloss.scan import Job
 from streamloss.statistic import needed
 from streamloss.stores import open_volume
@@ -86,15 +87,17 @@ def prepare(
             raise InvalidInputError(
                 f"mask has shape {arrays['mask'].shape}, expected {shape} as the truth"
             )
+        if arrays["mask"].dtype.kind == "f":
+            raise InvalidInputError(
+                f"mask must be of an integer or boolean type, it is {arrays['mask'].dtype}"
+            )
     if missing not in ("fill", "error"):
         raise InvalidInputError(f"missing must be fill or error, got '{missing}'")
     if missing == "error":
         _refuse_missing(arrays)
     found = _common_spacing(arrays, ndim) if spacing is None else task.spacing
-    if found is not None and (len(found) != ndim or not all(size > 0 for size in found)):
-        raise InvalidInputError(
-            f"spacing must be {ndim} positive numbers, one per axis, got {list(found)}"
-        )
+    if found is not None and len(found) != ndim:
+        raise InvalidInputError(f"spacing must be {ndim} numbers, one per axis, got {list(found)}")
     _refuse_different_axes(arrays, ndim)
     task = Task(**{**vars(task), "spacing": found})
     box = parse_region(region, shape)
@@ -107,12 +110,12 @@ def _plan(
 ) -> Run:
     ndim = len(box)
     wanted = available_workers() if workers is None else workers
-    if wanted < 1:
-        raise InvalidInputError(f"workers must be at least 1, got {workers}")
+    if not is_integer(wanted) or isinstance(wanted, str) or wanted < 1:
+        raise InvalidInputError(f"workers must be a number of at least 1, got {workers!r}")
     halo = max(statistic.halo for statistic in needed(task))
     states = sum(statistic.state_bytes(task) for statistic in needed(task))
     if task.classes.discovered:
-        states += 8 * MAX_DISCOVERED_CLASSES**2
+        states += 8 * MAX_CLASSES**2
 
     def cost(shape: tuple[int, ...]) -> int:
         inner = [min(s, b.stop - b.start) for s, b in zip(shape, box, strict=True)]
@@ -193,6 +196,8 @@ def _blocks_to_read(job: Job) -> tuple[NDArray[np.intp], tuple[Partial, int]]:
 def _refuse_missing(arrays: Mapping[str, Volume]) -> None:
     for role, volume in arrays.items():
         chunks = volume.stored_chunks
+        if volume.fill_value is None:
+            continue
         if chunks is None:
             raise InvalidInputError(
                 f'missing="error" cannot be checked: {role} {volume.name} is in a store '
@@ -249,8 +254,7 @@ def parse_region(region: Any, shape: tuple[int, ...]) -> Region:
     if region is None:
         return tuple(slice(0, size) for size in shape)
     expected = f"region must be one start:stop per axis within {shape}, got {region!r}"
-    parts = region.split(",") if isinstance(region, str) else region
-    parts = [parts] if isinstance(parts, slice) else list(parts)
+    parts = [region] if isinstance(region, slice) else split_list(region)
     if len(parts) != len(shape):
         raise InvalidInputError(expected)
     box = []

@@ -121,6 +121,10 @@ class Result:
             raise InvalidInputError(f"not a result: {error}") from None
         if not isinstance(plain, dict) or plain.get("schema") != SCHEMA:
             raise InvalidInputError(f'not a result: expected the schema "{SCHEMA}"')
+        parts = [part.name for part in fields(cls)]
+        lacking = [name for name in parts if name not in plain]
+        if lacking:
+            raise InvalidInputError(f"not a whole result: it lacks {', '.join(lacking)}")
         known = {"value", "per_class", "unit", "error_bound", "definition"}
         metrics = {
             name: MetricResult(
@@ -133,8 +137,8 @@ class Result:
             )
             for name, entry in plain["metrics"].items()
         }
-        parts = {part.name: plain[part.name] for part in fields(cls)}
-        return cls(**{**parts, "metrics": metrics, "classes": tuple(plain["classes"])})
+        given = {name: plain[name] for name in parts}
+        return cls(**{**given, "metrics": metrics, "classes": tuple(plain["classes"])})
 
     def __str__(self) -> str:
         from rich.console import Console

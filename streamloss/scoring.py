@@ -18,7 +18,7 @@ from streamloss.partial import Partial
 from streamloss.prepare import Run, prepare
 from streamloss.result import MetricResult, Result
 from streamloss.scan import Job, scan
-from streamloss.slab import NEGATIVE, NO_CLASS, NOT_FINITE, OUTSIDE_UNIT, TOO_LARGE, Fault
+from streamloss.slab import NEGATIVE, NO_CLASS, OUTSIDE_UNIT, Fault
 from streamloss.statistic import definitions, needed
 from streamloss.task import Task
 from streamloss.volume import Region
@@ -221,21 +221,28 @@ def raise_faults(total: Partial, shape: tuple[int, ...], names: Mapping[str, str
 def _fault_text(fault: Fault, name: str, where: tuple[int, ...], task: Task) -> str:
     """Return the sentence that tells of a fault."""
     labels = fault.reason in (NEGATIVE, NO_CLASS)
-    advice = {
-        OUTSIDE_UNIT: ' (pass kind="logits" if these are raw scores)'
-        if fault.role == "prediction"
-        else "",
-        NOT_FINITE: "",
-        TOO_LARGE: "",
-        NEGATIVE: "",
-        NO_CLASS: f" {_short_list(task.classes.values)}",
-    }[fault.reason]
+    advice = f" {_short_list(task.classes.values)}" if fault.reason == NO_CLASS else ""
+    if fault.reason == OUTSIDE_UNIT:
+        advice = _other_kinds(task)
     value = int(fault.value) if labels else fault.value
     what = "label" if labels else "value"
     return (
         f"{fault.role} {name} has {fault.voxels:,} {what}{'s' * (fault.voxels != 1)} "
         f"{fault.reason}{advice}: the first is {value} at {where}"
     )
+
+
+def _other_kinds(task: Task) -> str:
+    """Tell which kinds the numbers may be of instead, that give all the metrics asked for."""
+    kinds = [
+        {kind for _, metric in definitions(name) for kind in metric.kinds} for name in task.metrics
+    ]
+    hints = [
+        f'kind="{kind}" if these are {what}'
+        for kind, what in (("logits", "raw scores"), ("values", "plain numbers"))
+        if all(kind in possible for possible in kinds)
+    ]
+    return f" (pass {' or '.join(hints)})" if hints else ' (raw scores are kind="logits")'
 
 
 def _short_list(values: Sequence[int]) -> str:

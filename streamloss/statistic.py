@@ -322,7 +322,7 @@ def number(low: float, high: float) -> Callable[[Any], float]:
             result = float(value)
         except (TypeError, ValueError):
             result = math.nan
-        if not low <= result <= high:
+        if isinstance(value, bool) or not low <= result <= high:
             raise ValueError(f"expected a number from {low:g} to {high:g}")
         return result
 

@@ -123,9 +123,8 @@ class ArrayVolume:
             out[...] = np.asarray(self.source[region])
         except Exception as error:
             box = ", ".join(f"{extent.start}:{extent.stop}" for extent in region)
-            raise ReadError(
-                f"cannot read region [{box}] of {self.name!r}: {type(error).__name__}: {error}"
-            ) from error
+            cause = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ReadError(f"cannot read region [{box}] of {self.name!r}: {cause}") from error
 
     def decode_bytes(self, region: Region) -> int:
         """
