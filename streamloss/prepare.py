@@ -65,6 +65,7 @@ def prepare(
     spacing: Sequence[float] | None = None,
     region: Any = None,
     level: int = 0,
+    reader: str = "auto",
     missing: str = "fill",
     max_memory: str | int = "1GiB",
     workers: int | None = None,
@@ -72,8 +73,8 @@ def prepare(
 ) -> Run:
     """Open, validate and plan, without reading a voxel. Parameters as `score`."""
     arrays = {
-        "truth": open_volume(truth, role="truth", level=level),
-        "prediction": open_volume(prediction, role="prediction", level=level),
+        "truth": open_volume(truth, role="truth", level=level, reader=reader),
+        "prediction": open_volume(prediction, role="prediction", level=level, reader=reader),
     }
     facts = {
         role: ArrayFacts(volume.shape, volume.dtype, volume.axes) for role, volume in arrays.items()
@@ -82,7 +83,7 @@ def prepare(
     ndim = len(arrays["truth"].shape) - (task.soft_truth and task.channels > 1)
     shape = arrays["truth"].shape[-ndim:]
     if mask is not None:
-        arrays["mask"] = open_volume(mask, role="mask", level=level)
+        arrays["mask"] = open_volume(mask, role="mask", level=level, reader=reader)
         if arrays["mask"].shape != shape:
             raise InvalidInputError(
                 f"mask has shape {arrays['mask'].shape}, expected {shape} as the truth"

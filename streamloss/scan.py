@@ -87,9 +87,12 @@ def scan(
 def _read(
     volume: Volume, box: Region, role: str, buffers: dict[str, NDArray[np.uint8]]
 ) -> NDArray[Any]:
-    """Read all channels of a box into the buffer of that role."""
+    """Read all channels of a box into the buffer of that role, unless it is in memory."""
     channels = tuple(slice(0, size) for size in volume.shape[: len(volume.shape) - len(box)])
     region = (*channels, *box)
+    in_memory = volume.view(region)
+    if in_memory is not None:
+        return in_memory
     shape = tuple(part.stop - part.start for part in region)
     size = int(np.prod(shape)) * volume.dtype.itemsize
     if role not in buffers or buffers[role].size < size:

@@ -21,7 +21,7 @@ from streamloss.scan import Job, scan
 from streamloss.slab import NEGATIVE, NO_CLASS, OUTSIDE_UNIT, Fault
 from streamloss.statistic import definitions, needed
 from streamloss.task import Task
-from streamloss.volume import Region
+from streamloss.volume import Region, Volume
 
 # Runs of blocks per worker: enough that the last ones end together.
 RUNS_PER_WORKER = 8
@@ -42,6 +42,7 @@ def score(
     spacing: Sequence[float] | None = None,
     region: Any = None,
     level: int = 0,
+    reader: str = "auto",
     missing: str = "fill",
     max_memory: str | int = "1GiB",
     workers: int | None = None,
@@ -86,6 +87,9 @@ def score(
         Sub-box to score: one slice or (start, stop) per axis, or "0:64,:,8:24".
     level
         Resolution level of an OME-Zarr image.
+    reader
+        "auto", or what reads the chunks: "direct" (files of Zarr without zarr-python,
+        the fastest), "zarr" (zarr-python).
     missing
         What a chunk that is not stored means: "fill" reads it as the fill
         value, "error" refuses the array.
@@ -135,6 +139,7 @@ def score(
         spacing=spacing,
         region=region,
         level=level,
+        reader=reader,
         missing=missing,
         max_memory=max_memory,
         workers=workers,
@@ -156,7 +161,7 @@ def score(
             "voxels_per_second": voxels / seconds,
             "workers": run.workers,
             "executor": executor if isinstance(executor, str) else type(executor).__name__,
-            "reader": "zarr",
+            "reader": {role: volume.reader for role, volume in _arrays(job).items()},
             "block": list(job.plan.block_shape),
             "projected_bytes": run.projected_bytes,
             "max_memory": run.max_memory,
@@ -312,8 +317,12 @@ def _class_rows(total: Partial) -> tuple[dict[str, Any], ...]:
     )
 
 
-def _inputs(job: Job) -> dict[str, Any]:
+def _arrays(job: Job) -> dict[str, Volume]:
     arrays = {"truth": job.truth, "prediction": job.prediction, "mask": job.mask}
+    return {role: volume for role, volume in arrays.items() if volume is not None}
+
+
+def _inputs(job: Job) -> dict[str, Any]:
     return {
         role: {
             "name": volume.name,
@@ -324,23 +333,17 @@ def _inputs(job: Job) -> dict[str, Any]:
             "unit": volume.unit,
             "axes": None if volume.axes is None else list(volume.axes),
         }
-        for role, volume in arrays.items()
-        if volume is not None
+        for role, volume in _arrays(job).items()
     }
 
 
 def _integrity(job: Job) -> dict[str, Any]:
-    arrays = {"truth": job.truth, "prediction": job.prediction, "mask": job.mask}
-    report = {}
-    for role, volume in arrays.items():
-        if volume is not None:
-            chunks = volume.stored_chunks
-            report[role] = (
-                None
-                if chunks is None
-                else {"chunks": chunks.total, "stored": chunks.stored, "missing": chunks.missing}
-            )
-    return report
+    return {
+        role: None
+        if chunks is None
+        else {"chunks": chunks.total, "stored": chunks.stored, "missing": chunks.missing}
+        for role, chunks in ((r, v.stored_chunks) for r, v in _arrays(job).items())
+    }
 
 
 def _region_text(region: Region) -> str:

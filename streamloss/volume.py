@@ -62,7 +62,7 @@ class Volume(Protocol):
 
     @property
     def chunks(self) -> tuple[int, ...]:
-        """Extent of the smallest box that is decoded as a whole."""
+        """Extent of the smallest box that is decoded as a whole; ones if nothing is."""
 
     @property
     def fill_value(self) -> Any:
@@ -81,8 +81,15 @@ class Volume(Protocol):
         """Name of each axis, such as ("z", "y", "x"), or None if unknown."""
 
     @property
+    def reader(self) -> str:
+        """What reads the voxels: "direct", "zarr", "tensorstore" or "memory"."""
+
+    @property
     def details(self) -> dict[str, Any]:
         """Further facts for `inspect`: format, codecs, shards, levels and so on."""
+
+    def view(self, region: Region) -> NDArray[Any] | None:
+        """Return the voxels of `region` without reading, if they are in memory as `dtype`."""
 
     def read(self, region: Region, out: NDArray[Any]) -> None:
         """Fill `out` (native byte order, shape of `region`) with the voxels of `region`.

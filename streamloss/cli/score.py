@@ -192,6 +192,13 @@ class _ScoreCommand(Command):
     help="threads, processes or serial [default: threads]",
 )
 @click.option(
+    "--reader",
+    cls=Option,
+    section=_RUNNING,
+    metavar="NAME",
+    help="What reads the chunks: auto, direct or zarr [default: auto]",
+)
+@click.option(
     "--progress/--no-progress",
     cls=Option,
     section=_RUNNING,

@@ -1,7 +1,8 @@
 """Opens whatever the user names as a `Volume`.
 
-Each module here is one storage format and offers `matches(source) -> bool` and
-`open(source, *, level) -> Volume`; adding a module adds a format. They receive a `Path`
+Each module here is one storage format and offers the names of its `READERS`,
+`matches(source) -> bool` and `open(source, *, level, reader) -> Volume`; adding a module
+adds a format. They receive a `Path`
 that exists, a URL as `str`, or an object. Nothing here knows any format.
 """
 
@@ -21,7 +22,7 @@ from streamloss.volume import Volume
 __all__ = ["open_volume"]
 
 
-def open_volume(source: Any, *, role: str, level: int = 0) -> Volume:
+def open_volume(source: Any, *, role: str, level: int = 0, reader: str = "auto") -> Volume:
     """
     Open an array of voxels for reading, whatever its storage format.
 
@@ -33,6 +34,8 @@ def open_volume(source: Any, *, role: str, level: int = 0) -> Volume:
         What errors call the array, such as "truth" or "prediction".
     level
         Resolution level of a multiscale image; 0 is the finest.
+    reader
+        "auto" for the fastest one that reads the array, or the name of one.
 
     Returns
     -------
@@ -54,14 +57,24 @@ def open_volume(source: Any, *, role: str, level: int = 0) -> Volume:
     if isinstance(source, str | os.PathLike):
         source = _locate(os.fspath(source), role)
     formats = _formats()
-    store = next((module for module in formats if module.matches(source)), None)
+    _check_reader(reader, formats)
+    store = next(
+        (
+            module
+            for module in formats
+            # What is in memory needs no reader, whatever reads the rest.
+            if reader in ("auto", *module.READERS) or "memory" in module.READERS
+            if module.matches(source)
+        ),
+        None,
+    )
     if store is None:
         readable = ", ".join(module.__name__.rpartition(".")[2] for module in formats)
         raise InvalidInputError(
             f"{role} {_describe(source)}, not a format this version reads; readable: {readable}"
         )
     try:
-        volume: Volume = store.open(source, level=level)
+        volume: Volume = store.open(source, level=level, reader=reader)
     except InvalidInputError as error:
         # The formats name the array, only the caller knows its role.
         raise InvalidInputError(f"{role} {error}") from error.__cause__
@@ -75,6 +88,14 @@ def open_volume(source: Any, *, role: str, level: int = 0) -> Volume:
             f"{role} {volume.name!r} has no voxels: its shape is {volume.shape}"
         )
     return volume
+
+
+def _check_reader(reader: str, formats: list[ModuleType]) -> None:
+    known = [name for module in reversed(formats) for name in module.READERS if name != "memory"]
+    if reader != "auto" and reader not in known:
+        raise InvalidInputError(
+            f"unknown reader {reader!r}: expected auto, {', '.join(sorted(known))}"
+        )
 
 
 def _formats() -> list[ModuleType]:

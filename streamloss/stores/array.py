@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from streamloss.errors import InvalidInputError, ReadError
 from streamloss.volume import Region, StoredChunks
 
+READERS = ("memory",)
 PRIORITY = -1
 """Array objects of a storage format have a shape, too, and belong to that format."""
 
@@ -30,7 +31,7 @@ def matches(source: Any) -> bool:
     return all(hasattr(source, name) for name in ("shape", "dtype", "__getitem__"))
 
 
-def open(source: Any, *, level: int) -> "ArrayVolume":  # noqa: A001
+def open(source: Any, *, level: int, reader: str) -> "ArrayVolume":  # noqa: A001
     """
     Open an array object.
 
@@ -40,6 +41,8 @@ def open(source: Any, *, level: int) -> "ArrayVolume":  # noqa: A001
         The array.
     level
         Resolution level; an array object has level 0 only.
+    reader
+        Has no meaning for an array object, which reads itself.
 
     Raises
     ------
@@ -73,7 +76,9 @@ def open(source: Any, *, level: int) -> "ArrayVolume":  # noqa: A001
         name=name,
         shape=shape,
         dtype=dtype.newbyteorder("="),
-        chunks=_chunks(getattr(source, "chunks", None), shape),
+        chunks=(1,) * len(shape)
+        if isinstance(source, np.ndarray)
+        else _chunks(getattr(source, "chunks", None), shape),
         axes=dims if named else None,
     )
 
@@ -91,6 +96,7 @@ class ArrayVolume:
     fill_value: None = None
     spacing: None = None
     unit: None = None
+    reader: str = "memory"
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle a memory-mapped array as its place in the file, not as its voxels."""
@@ -109,6 +115,13 @@ class ArrayVolume:
     def details(self) -> dict[str, Any]:
         """Further facts for `inspect`."""
         return {"format": self.name.partition(" (")[0]}
+
+    def view(self, region: Region) -> NDArray[Any] | None:
+        """Return a part of a NumPy array in the machine's byte order, not of others."""
+        if isinstance(self.source, np.ndarray) and self.source.dtype == self.dtype:
+            part: NDArray[Any] = self.source[region]
+            return part
+        return None
 
     def read(self, region: Region, out: NDArray[Any]) -> None:
         """

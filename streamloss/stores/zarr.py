@@ -1,6 +1,7 @@
 """Zarr v2 and v3, sharded or not, in any store, plain or as OME-Zarr images.
 
-Reads through zarr-python, which is imported when the first Zarr source is opened.
+Chunks are read by `direct` where it knows the store and the codecs, else by zarr-python,
+which is imported when the first Zarr source is opened.
 """
 
 import itertools
@@ -11,7 +12,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamloss.direct import DirectReader, open_direct
 from streamloss.errors import InvalidInputError, ReadError
 from streamloss.ome import Level, read_levels
 from streamloss.volume import Region, StoredChunks
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     import zarr
     import zarr.storage
 
+READERS = ("direct", "zarr")
 _METADATA = ("zarr.json", ".zarray", ".zgroup")
 
 
@@ -45,7 +48,7 @@ def matches(source: Any) -> bool:
     )
 
 
-def open(source: Any, *, level: int) -> "ZarrVolume":  # noqa: A001
+def open(source: Any, *, level: int, reader: str) -> "ZarrVolume":  # noqa: A001
     """
     Open a Zarr array, or one resolution level of an OME-Zarr image.
 
@@ -55,11 +58,15 @@ def open(source: Any, *, level: int) -> "ZarrVolume":  # noqa: A001
         A local path, a URL, or a `zarr.Array`, `zarr.Group`, store or `StorePath`.
     level
         Resolution level; a plain array has level 0 only.
+    reader
+        "zarr" for zarr-python, "direct" for files read without it, "auto" for the
+        latter where it knows the array.
 
     Raises
     ------
     InvalidInputError
-        If there is no Zarr array or image, more than one, or no such level.
+        If there is no Zarr array or image, more than one, or no such level, or "direct"
+        is asked for and does not know the array.
     """
     import zarr
     from zarr.errors import UnstableSpecificationWarning, ZarrUserWarning
@@ -71,13 +78,15 @@ def open(source: Any, *, level: int) -> "ZarrVolume":  # noqa: A001
         node = _open_node(source)
         name = str(source) if isinstance(source, str | Path) else None
         if isinstance(node, zarr.Group):
-            return _open_group(node, name, level)
-        return _open_array(node, name, level)
+            volume = _open_group(node, name, level)
+        else:
+            volume = _open_array(node, name, level)
+    return volume if reader == "zarr" else _with_direct(volume, reader)
 
 
 @dataclass(frozen=True, eq=False)
 class ZarrVolume:
-    """A volume whose voxels are read by zarr-python."""
+    """A Zarr array, read file by file where that is known, else by zarr-python."""
 
     array: "zarr.Array[Any]"
     name: str
@@ -85,6 +94,13 @@ class ZarrVolume:
     """What the OME metadata of the image say about this array."""
     image: "zarr.Group | None"
     """The OME image that holds this array."""
+    direct: DirectReader | None = None
+    """Reads the files; zarr-python does where it is None."""
+
+    @property
+    def reader(self) -> str:
+        """What reads the voxels."""
+        return "zarr" if self.direct is None else "direct"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -158,6 +174,10 @@ class ZarrVolume:
             facts["levels"] = _shapes(self.image, levels)
         return facts
 
+    def view(self, region: Region) -> None:
+        """Return None: nothing is in memory."""
+        return
+
     def read(self, region: Region, out: NDArray[Any]) -> None:
         """
         Fill `out` with the voxels of `region`; may be called by several threads at once.
@@ -168,6 +188,9 @@ class ZarrVolume:
             If a chunk cannot be read or decoded. zarr-python may still be writing other
             chunks of the region into `out` then.
         """
+        if self.direct is not None:
+            self.direct.read(region, out)
+            return
         from zarr.buffer.cpu import NDBuffer
 
         try:
@@ -202,6 +225,8 @@ class ZarrVolume:
 
     def decode_bytes(self, region: Region) -> int:
         """Bound the bytes a `read` of `region` holds beyond `out`."""
+        if self.direct is not None:
+            return self.direct.decode_bytes(region)
         import zarr
 
         metadata = self.array.metadata
@@ -223,6 +248,8 @@ class ZarrVolume:
     @cached_property
     def stored_chunks(self) -> StoredChunks | None:
         """What is stored, chunks or the shards of a sharded array, keys listed once."""
+        if self.direct is not None:
+            return StoredChunks(self.direct.stored(), self.direct.object_shape)
         outer = self.array.shards or self.chunks
         grid = np.zeros(
             [-(-size // chunk) for size, chunk in zip(self.shape, outer, strict=True)], np.bool_
@@ -240,6 +267,17 @@ class ZarrVolume:
             return None
         # A store that does not list the array's own metadata cannot list its chunks either.
         return StoredChunks(grid, outer) if listed else None
+
+
+def _with_direct(volume: ZarrVolume, reader: str) -> ZarrVolume:
+    """Read a volume's files directly if possible."""
+    direct = open_direct(volume.array, volume.name)
+    if direct is None and reader == "direct":
+        raise InvalidInputError(
+            f"{volume.name!r} cannot be read directly: its store, codecs or key encoding are "
+            'not covered; pass reader="auto" to leave it to zarr-python'
+        )
+    return replace(volume, direct=direct)
 
 
 def _open_node(source: Any) -> "zarr.Array[Any] | zarr.Group":
