@@ -11,6 +11,8 @@ from typing import Any, TypeVar, cast
 from numba import njit, types
 from numba.extending import intrinsic
 
+from streamloss.kernel_cache import KernelCache
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 # error_model="numpy": the default division check costs 5x in a loop that would
@@ -21,17 +23,25 @@ _FLAGS: dict[str, Any] = {
     "error_model": "numpy",
     "fastmath": False,
     "parallel": False,
-    "cache": True,
 }
 
 
 def kernel(function: F) -> F:
-    """Compile a loop over voxels."""
-    return cast(F, njit(**_FLAGS)(function))
+    """Compile a loop over voxels, and keep the machine code on disk.
+
+    A constant that a kernel takes from another module must be defined in a module
+    that uses this one, or the kernel is not compiled anew when it changes.
+    """
+    dispatcher = njit(**_FLAGS)(function)
+    # Functions of elsewhere change without `kernel_cache` noticing. Without a JIT
+    # (NUMBA_DISABLE_JIT) there is no dispatcher.
+    if dispatcher is not function and function.__module__.startswith("streamloss."):
+        dispatcher._cache = KernelCache(function)
+    return cast(F, dispatcher)
 
 
 def inlined(function: F) -> F:
-    """Compile a scalar helper that is always inlined into its callers."""
+    """Compile a scalar helper that is always inlined into its callers, cached with them."""
     return cast(F, njit(**_FLAGS, forceinline=True)(function))
 
 

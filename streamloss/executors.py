@@ -4,11 +4,10 @@ Each executor is a context manager that yields a `map`. Nothing here knows what
 the function does.
 """
 
-import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Protocol, TypeVar
@@ -46,6 +45,9 @@ def open_executor(executor: str | Executor, workers: int) -> Iterator[Map]:
         with ThreadPoolExecutor(workers, "streamloss") as pool:
             yield _ordered(pool, workers)
     elif executor == "processes":
+        import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
+
         # Forking a process that runs threads can deadlock, so they are spawned.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
