@@ -10,9 +10,7 @@ import io
 import itertools
 import math
 import os
-import struct
 import threading
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,17 +20,20 @@ from numpy.typing import NDArray
 
 from streamloss.errors import ReadError
 from streamloss.volume import Region
+from streamloss.zarr_codecs import (
+    FILTERS,
+    Bytes,
+    Chain,
+    NotCoveredError,
+    endian_of,
+    largest_stored,
+    parse_codecs,
+    steps_of,
+    undo_crc32c,
+)
 
 if TYPE_CHECKING:
     import zarr
-
-Bytes = NDArray[np.uint8]
-Step = Callable[[Bytes, Bytes], Bytes]
-"""Undoes one codec: takes what it wrote and a buffer, returns what it was given.
-
-The buffer is as large as the result must be, or may be at most where that is not known. A
-result that fills it is the buffer itself; another is a part of it or lies elsewhere.
-"""
 
 # A grid costs a byte for each object; beyond this it would take more than a block does.
 _MAX_OBJECTS = 2**26
@@ -44,11 +45,6 @@ _ENTRY = 16
 _EMPTY = 2**64 - 1
 # A region widened by a halo touches at most eight shards in three dimensions.
 _INDEXES = 8
-# Python's decompressors allocate their output, so they are fed in pieces that stay in cache.
-_PIECE = 2**16
-
-_CHECKSUMS = ("adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3")
-_FILTERS = ("astype", "bitround", "delta", "fixedscaleoffset", "packbits", "quantize")
 
 
 class _Thread(threading.local):
@@ -60,29 +56,6 @@ class _Thread(threading.local):
 
 
 _thread = _Thread()
-
-
-@dataclass(frozen=True)
-class _Chain:
-    """How the bytes of a chunk become its voxels.
-
-    Attributes
-    ----------
-    steps
-        What undoes each codec, in the order of decoding, and the bytes that must come of
-        it, or None where that depends on the data.
-    dtype
-        Element type as stored.
-    order
-        Axes of the array, in the order they are stored; None for C order.
-    widens
-        Whether a filter may store wider elements than it decodes to.
-    """
-
-    steps: tuple[tuple[Step, int | None], ...]
-    dtype: np.dtype[Any]
-    order: tuple[int, ...] | None
-    widens: bool
 
 
 @dataclass(frozen=True)
@@ -124,7 +97,7 @@ class _Layout:
     fill_value: Any
     prefix: str
     separator: str
-    chain: _Chain
+    chain: Chain
     shards: _Shards | None
 
 
@@ -166,7 +139,7 @@ def open_direct(array: "zarr.Array[Any]", name: str | None = None) -> "DirectRea
     try:
         parse = _parse_v2 if metadata["zarr_format"] == 2 else _parse_v3
         objects, chunks, prefix, separator, chain, shards = parse(metadata, dtype)
-    except (_NotCoveredError, KeyError):
+    except (NotCoveredError, KeyError):
         # Metadata of a later version may lack a key that was always there.
         return None
     if math.prod(_grid(array.shape, objects)) > _MAX_OBJECTS:
@@ -247,7 +220,7 @@ class DirectReader:
     def decode_bytes(self, region: Region) -> int:
         """Upper bound of the bytes a thread holds beyond `out` in a `read` of `region`."""
         chain, shards = self.layout.chain, self.layout.shards
-        largest = _largest(self._nbytes, chain)
+        largest = largest_stored(self._nbytes, chain)
         # Decoders that do not decode into a buffer return their output as fresh bytes.
         held = largest + 2 * self._nbytes
         if chain.widens or len(chain.steps) > 1:
@@ -339,7 +312,7 @@ class DirectReader:
         """Read and decode `size` bytes into `target`, which they must fill exactly."""
         chain = self.layout.chain
         if _thread.encoded.size < size:
-            largest = _largest(self._nbytes, chain)
+            largest = largest_stored(self._nbytes, chain)
             if size > largest:
                 raise ValueError(f"it has {size:,} bytes, expected at most {largest:,}")
             _thread.encoded = np.empty(min(size + size // 4, largest), np.uint8)
@@ -348,7 +321,7 @@ class DirectReader:
         for step, expected in chain.steps:
             buffer = target
             if expected != target.size:
-                buffer = np.empty(expected or _largest(self._nbytes, chain), np.uint8)
+                buffer = np.empty(expected or largest_stored(self._nbytes, chain), np.uint8)
             data = step(data, buffer)
             if expected is not None and data.size != expected:
                 raise ValueError(f"it decodes to {data.size:,} bytes, expected {expected:,}")
@@ -370,7 +343,7 @@ class DirectReader:
                 f"the shard has {size:,} bytes, fewer than the {data.size:,} of its index"
             )
         _fill(file, size - data.size if shards.at_end else 0, data)
-        packed = _crc32c(data, data) if shards.checksum else data
+        packed = undo_crc32c(data, data) if shards.checksum else data
         entries = packed.view(shards.entry).astype(np.uint64).reshape(*shards.grid, 2)
         offset, length = entries[..., 0], entries[..., 1]
         stored = (offset != _EMPTY) | (length != _EMPTY)
@@ -473,26 +446,22 @@ def _list(layout: _Layout, grid: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         yield from walk(layout.root, layout.prefix, ())
 
 
-class _NotCoveredError(Exception):
-    """Something in the metadata that this module does not know."""
-
-
 def _parse_v2(metadata: dict[str, Any], dtype: np.dtype[Any]) -> tuple[Any, ...]:
     """Return the fields of a layout from the metadata of Zarr v2."""
     codecs = [*(metadata["filters"] or ()), metadata["compressor"]]
     chunks = tuple(metadata["chunks"])
     nbytes = math.prod(chunks) * dtype.itemsize
     order = tuple(range(len(chunks)))[::-1] if metadata["order"] == "F" else None
-    steps = _steps([codec for codec in codecs if codec is not None], nbytes)
-    widens = any(codec is not None and codec["id"] in _FILTERS for codec in codecs)
-    chain = _Chain(steps, dtype, None if len(chunks) == 1 else order, widens)
+    steps = steps_of([codec for codec in codecs if codec is not None], nbytes)
+    widens = any(codec is not None and codec["id"] in FILTERS for codec in codecs)
+    chain = Chain(steps, dtype, None if len(chunks) == 1 else order, widens)
     return chunks, chunks, "", metadata["dimension_separator"], chain, None
 
 
 def _parse_v3(metadata: dict[str, Any], dtype: np.dtype[Any]) -> tuple[Any, ...]:
     """Return the fields of a layout from the metadata of Zarr v3."""
     if metadata["chunk_grid"]["name"] != "regular" or metadata.get("storage_transformers"):
-        raise _NotCoveredError
+        raise NotCoveredError
     objects = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
     encoding = metadata["chunk_key_encoding"]
     separators = {"default": "/", "v2": "."}
@@ -500,204 +469,22 @@ def _parse_v3(metadata: dict[str, Any], dtype: np.dtype[Any]) -> tuple[Any, ...]
     prefix = f"c{separator}" if encoding["name"] == "default" else ""
     codecs = list(metadata["codecs"])
     if codecs[0]["name"] != "sharding_indexed":
-        return objects, objects, prefix, separator, _parse_codecs(codecs, dtype, objects), None
+        return objects, objects, prefix, separator, parse_codecs(codecs, dtype, objects), None
     if len(codecs) > 1:
-        raise _NotCoveredError
+        raise NotCoveredError
     sharding = codecs[0]["configuration"]
     chunks = tuple(sharding["chunk_shape"])
     names = [codec["name"] for codec in sharding["index_codecs"]]
     if names not in (["bytes"], ["bytes", "crc32c"]):
-        raise _NotCoveredError
+        raise NotCoveredError
     shards = _Shards(
         grid=_grid(objects, chunks),
-        entry=">u8" if _endian(sharding["index_codecs"][0]) == "big" else "<u8",
+        entry=">u8" if endian_of(sharding["index_codecs"][0]) == "big" else "<u8",
         checksum="crc32c" in names,
         at_end=sharding.get("index_location", "end") == "end",
     )
-    chain = _parse_codecs(list(sharding["codecs"]), dtype, chunks)
+    chain = parse_codecs(list(sharding["codecs"]), dtype, chunks)
     return objects, chunks, prefix, separator, chain, shards
-
-
-def _parse_codecs(
-    codecs: list[dict[str, Any]], dtype: np.dtype[Any], chunks: tuple[int, ...]
-) -> _Chain:
-    """Return the chain of a list of codecs of Zarr v3."""
-    order = tuple(range(len(chunks)))
-    configurations = []
-    stored = None
-    for codec in codecs:
-        kind = codec["name"]
-        settings = codec.get("configuration") or {}
-        if kind == "transpose" and stored is None:
-            order = tuple(order[axis] for axis in settings["order"])
-        elif kind == "bytes" and stored is None:
-            stored = dtype.newbyteorder(">" if _endian(codec) == "big" else "<")
-        elif kind.startswith("numcodecs."):
-            configurations.append({**settings, "id": kind.removeprefix("numcodecs.")})
-        elif kind in ("zstd", "blosc", "gzip", "crc32c") and stored is not None:
-            # Only how to decode matters, which the data themselves say.
-            configurations.append({"id": kind})
-        else:
-            raise _NotCoveredError
-    if stored is None:
-        raise _NotCoveredError
-    plain = order == tuple(range(len(chunks)))
-    filters = [entry for entry in configurations if entry["id"] in _FILTERS]
-    if filters and (
-        not plain
-        or not stored.isnative
-        or filters[0]["id"] == "packbits"
-        or np.dtype(filters[0].get("decode_dtype", filters[0].get("dtype", dtype))) != dtype
-    ):
-        # zarr-python hands such filters arrays; only here are their bytes the same.
-        raise _NotCoveredError
-    nbytes = math.prod(chunks) * dtype.itemsize
-    return _Chain(_steps(configurations, nbytes), stored, None if plain else order, bool(filters))
-
-
-def _endian(codec: dict[str, Any]) -> str | None:
-    endian = (codec.get("configuration") or {}).get("endian")
-    return getattr(endian, "value", endian)
-
-
-def _steps(codecs: list[dict[str, Any]], nbytes: int) -> tuple[tuple[Step, int | None], ...]:
-    """Return what undoes the codecs, in the order of decoding."""
-    steps: list[tuple[Step, int | None]] = []
-    size: int | None = nbytes
-    for codec in codecs:
-        kind = codec["id"]
-        steps.append((_step(codec), size))
-        if kind in _CHECKSUMS and size is not None:
-            size += 4
-        elif kind != "shuffle":
-            size = None
-    return tuple(reversed(steps))
-
-
-def _step(codec: dict[str, Any]) -> Step:
-    """Return what undoes a codec, given its configuration in the form of numcodecs."""
-    import numcodecs  # type: ignore[import-untyped]
-
-    kind = codec["id"]
-    if kind == "zstd":
-        return functools.partial(_zstd, numcodecs.Zstd())
-    if kind == "blosc":
-        return functools.partial(_blosc, numcodecs.Blosc())
-    if kind == "lz4":
-        return functools.partial(_lz4, numcodecs.LZ4())
-    if kind == "gzip":
-        return functools.partial(_inflate, functools.partial(zlib.decompressobj, 31))
-    if kind == "zlib":
-        return functools.partial(_inflate, zlib.decompressobj)
-    if kind == "crc32c" and codec.get("location", "end") == "end":
-        return _crc32c
-    if kind in _CHECKSUMS or kind in _FILTERS or kind == "shuffle":
-        return functools.partial(_generic, numcodecs.get_codec(codec))
-    # Beside bz2 and lzma, at some 30 MB/s, zarr-python costs nothing, and they take megabytes.
-    raise _NotCoveredError
-
-
-def _zstd(codec: Any, data: Bytes, target: Bytes) -> Bytes:
-    size = _zstd_size(data[:14].tobytes())
-    if size is not None and size > target.size:
-        raise ValueError(f"it decodes to {size:,} bytes, expected {target.size:,}")
-    if size == target.size:
-        codec.decode(data, target)
-        return target
-    # Several frames, or one that does not tell its size, or another size is to be refused.
-    return np.frombuffer(codec.decode(data), np.uint8)
-
-
-def _zstd_size(header: bytes) -> int | None:
-    """Return the size that the first frame declares (RFC 8878, 3.1.1.1), None if unknown."""
-    if len(header) < 6 or header[:4] != b"\x28\xb5\x2f\xfd":
-        return None
-    flags = header[4]
-    single = flags >> 5 & 1
-    width = (single, 2, 4, 8)[flags >> 6]
-    start = 5 + (1 - single) + (0, 1, 2, 4)[flags & 3]
-    size = int.from_bytes(header[start : start + width], "little")
-    return size + 256 * (width == 2) if width else None
-
-
-def _blosc(codec: Any, data: Bytes, target: Bytes) -> Bytes:
-    from numcodecs import blosc
-
-    if data.size < 16:
-        raise ValueError(f"it has {data.size} bytes, fewer than a blosc header")
-    size, _, stored = struct.unpack("<III", data[4:16].tobytes())
-    if stored != data.size:
-        # c-blosc reads as far as the header says, whatever the buffer.
-        raise ValueError(f"it has {data.size:,} bytes, expected {stored:,} by its blosc header")
-    if size > target.size:
-        raise ValueError(f"it decodes to {size:,} bytes, expected {target.size:,}")
-    decoded = target if size == target.size else target[:size]
-    # In the main thread numcodecs lets blosc start threads of its own, which would compete
-    # with the other workers; that choice of numcodecs holds for the whole process.
-    adaptive = blosc.use_threads is None and (threading.current_thread() is threading.main_thread())
-    if adaptive:
-        blosc.use_threads = False
-    try:
-        codec.decode(data, decoded)
-    finally:
-        if adaptive:
-            blosc.use_threads = None
-    return decoded
-
-
-def _lz4(codec: Any, data: Bytes, target: Bytes) -> Bytes:
-    size = int.from_bytes(data[:4].tobytes(), "little")
-    if size > target.size:
-        raise ValueError(f"it decodes to {size:,} bytes, expected {target.size:,}")
-    decoded = target if size == target.size else target[:size]
-    codec.decode(data, decoded)
-    return decoded
-
-
-def _inflate(start: Callable[[], Any], data: Bytes, target: Bytes) -> Bytes:
-    """Decompress a stream of zlib, or the several of a gzip file."""
-    stream, done = start(), 0
-    for position in range(0, data.size, _PIECE):
-        piece = data[position : position + _PIECE].tobytes()
-        while piece:
-            if stream.eof:
-                stream = start()
-            # One more than fits tells too many from enough.
-            decoded = stream.decompress(piece, target.size - done + 1)
-            if done + len(decoded) > target.size:
-                raise ValueError(f"it decodes to more than the {target.size:,} bytes expected")
-            target[done : done + len(decoded)] = np.frombuffer(decoded, np.uint8)
-            done += len(decoded)
-            piece = stream.unused_data
-    if not stream.eof:
-        raise ValueError(f"it is cut short, after {done:,} of {target.size:,} bytes decoded")
-    return target[:done] if done != target.size else target
-
-
-def _crc32c(data: Bytes, target: Bytes) -> Bytes:
-    import google_crc32c
-
-    if data.size < 4:
-        raise ValueError(f"it has {data.size} bytes, too few for its checksum")
-    stored = int.from_bytes(data[-4:].tobytes(), "little")
-    computed = google_crc32c.value(data[:-4])
-    if stored != computed:
-        raise ValueError(f"its crc32c is {computed:08x}, expected the stored {stored:08x}")
-    return data[:-4]
-
-
-def _generic(codec: Any, data: Bytes, target: Bytes) -> Bytes:
-    """Undo a filter of numcodecs, which returns an array."""
-    decoded = np.asarray(codec.decode(data))
-    return decoded.reshape(-1, order="A").view(np.uint8)
-
-
-def _largest(nbytes: int, chain: _Chain) -> int:
-    """Return the most bytes that a chunk can take as stored."""
-    if not chain.steps:
-        return nbytes
-    widest = nbytes * (8 // chain.dtype.itemsize if chain.widens else 1)
-    return widest + widest // 8 + 2**16
 
 
 def _grid(shape: tuple[int, ...], extents: tuple[int, ...]) -> tuple[int, ...]:

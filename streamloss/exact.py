@@ -57,9 +57,21 @@ _FLOAT_TILE = 8192
 
 
 @inlined
+def whole(x: float) -> int:
+    """Return x rounded to an integer, half to even; |x| < 2**51."""
+    return float_bits(x + _ROUNDER) - _ROUNDER_BITS
+
+
+@inlined
 def fixed(x: float) -> int:
     """Return x in units of 2**-40, rounded half to even; |x| < 2047."""
-    return float_bits(x * _GRID + _ROUNDER) - _ROUNDER_BITS
+    return whole(x * _GRID)
+
+
+@inlined
+def mask_of(code: Any) -> Any:
+    """Return 0 for a code of 0 and an int64 of all bits for 1: faster than selecting by a code."""
+    return -np.int64(code)
 
 
 @inlined
@@ -195,6 +207,30 @@ def _constant(codes: NDArray[Any]) -> bool:
     return bool(different == np.uint64(0))
 
 
+@inlined
+def _add_fixed_pair(limbs: NDArray[Any], codes: NDArray[Any], terms: NDArray[Any]) -> None:
+    # As `_add_fixed_tile`. The code, 0 or 1, makes a mask by negation: 1.3 times as fast as a
+    # select, and no buffer is written.
+    units = 0
+    inside = 0
+    ones = 0
+    seen = 0
+    for i in range(len(terms)):
+        shifted = float_bits(terms[i] * _GRID + _ROUNDER) ^ _TWO_52_BITS
+        mask = mask_of(codes[i])
+        units += shifted
+        inside += shifted & mask
+        ones -= mask
+        seen |= shifted
+    if seen >> 52 == 0:
+        inside -= ones * _TWO_51
+        add_fixed(limbs[1], inside)
+        add_fixed(limbs[0], units - len(terms) * _TWO_51 - inside)
+    else:
+        for i in range(len(terms)):
+            add_fixed(limbs[codes[i]], _fixed_wide(terms[i]))
+
+
 @kernel
 def add_fixed_by_class(
     limbs: NDArray[Any], codes: NDArray[Any], terms: NDArray[Any], classes: int
@@ -212,6 +248,10 @@ def add_fixed_by_class(
     classes
         Number of classes.
     """
+    if classes == 2:
+        for start in range(0, len(terms), _TILE):
+            _add_fixed_pair(limbs, codes[start : start + _TILE], terms[start : start + _TILE])
+        return
     rounded = np.empty(_TILE, np.int64)
     small = classes <= _SCRATCH_CLASSES
     # Four copies of the sums, one for each of four neighbours: a sum's store is not awaited by
@@ -239,7 +279,9 @@ def add_fixed_by_class(
             for c in range(1, classes):
                 units = 0
                 for i in range(n):
-                    units += rounded[i] if code[i] == c else 0
+                    # Loaded before the choice: a load in one branch of it would not vectorise.
+                    term = rounded[i]
+                    units += term if code[i] == c else 0
                 add_fixed(limbs[c], units)
                 rest -= units
             add_fixed(limbs[0], rest)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamloss import vecmath
-from streamloss._jit import kernel
+from streamloss._jit import inlined, kernel
 from streamloss.task import Classes, Task
 
 OUTSIDE_UNIT = "outside [0, 1]"
@@ -22,6 +22,20 @@ NOT_FINITE = "not finite (NaN or infinity)"
 TOO_LARGE = "too large to be scored exactly"
 NO_CLASS = "not among the classes"
 NEGATIVE = "negative"
+
+LOW_BITS = np.uint64(0x0101010101010101)
+"""The lowest bit of each byte of a word."""
+
+WORDS = 240
+"""Words of 8 bytes, each byte 0 or 1, that can be added up before a byte overflows."""
+
+_LOW_SEVEN = np.uint64(0x7F7F7F7F7F7F7F7F)
+_HIGH_BITS = np.uint64(0x8080808080808080)
+_EVEN_BYTES = np.uint64(0x00FF00FF00FF00FF)
+_EVEN_ONES = np.uint64(0x0001000100010001)
+_SHORT_SEVEN = np.uint64(0x7FFF7FFF7FFF7FFF)
+
+_TILE = 2048
 
 
 class Fault(NamedTuple):
@@ -138,9 +152,9 @@ class Slab:
         if task.channels > 1:
             _argmax(self.scores, out)
         elif task.kind == "logits":
-            _at_least(self.scores, np.log(task.threshold / (1 - task.threshold)), out)
+            _decide(self.scores, np.log(task.threshold / (1 - task.threshold)), out)
         else:
-            _at_least(self.scores, task.threshold, out)
+            _decide(self.scores, task.threshold, out)
         return out
 
     def faults(self, score_limit: float) -> list[Fault]:
@@ -156,7 +170,8 @@ class Slab:
         if task.hard_truth:
             found += self._label_faults("truth", self.truth)
         elif task.kind == "values":
-            found += _number_faults("truth", self.soft_truth, -score_limit, score_limit)
+            limit = self._value_limit("truth", score_limit)
+            found += _number_faults("truth", self.soft_truth, -limit, limit)
         else:
             found += _number_faults("truth", self.soft_truth, 0.0, 1.0)
         if task.kind == "labels":
@@ -165,12 +180,18 @@ class Slab:
             if self._raw["prediction"].dtype.kind == "f":
                 found += _number_faults("prediction", self.scores, 0.0, 1.0)
         else:
-            found += _number_faults("prediction", self.scores, -score_limit, score_limit)
+            limit = self._value_limit("prediction", score_limit)
+            found += _number_faults("prediction", self.scores, -limit, limit)
         return found
+
+    def _value_limit(self, role: str, score_limit: float) -> float:
+        """Integers of 64 bits are taken as far as a float64 holds every one of them."""
+        raw = self._raw[role].dtype
+        return 2.0**53 - 1 if raw.kind in "iu" and raw.itemsize == 8 else score_limit
 
     def _label_faults(self, role: str, codes: NDArray[np.unsignedinteger]) -> list[Fault]:
         classes = len(self._task.classes)
-        if not codes.size or largest(codes) < classes:
+        if not any_from(codes, classes):
             return []
         raw = self._raw[role]
         bad = codes >= classes
@@ -190,7 +211,8 @@ class Slab:
 def _number_faults(
     role: str, numbers: NDArray[np.floating], low: float, high: float
 ) -> list[Fault]:
-    if not _count_outside(numbers, low, high):
+    # The limits are powers of two, so that rounding to the numbers' type does not move them.
+    if not _any_outside(numbers, numbers.dtype.type(low), numbers.dtype.type(high)):
         return []
     finite = np.isfinite(numbers)
     outside = OUTSIDE_UNIT if (low, high) == (0.0, 1.0) else TOO_LARGE
@@ -205,6 +227,15 @@ def _number_faults(
             value = float(numbers[int(bad[:, index].argmax()), index])
             found.append(Fault(role, reason, int(voxels.sum()), index, value))
     return found
+
+
+def _decide(scores: NDArray[np.floating], threshold: float, out: NDArray[Any]) -> None:
+    """Write which scores of the one channel are at or above a threshold."""
+    kind = scores.dtype.type
+    limit = kind(threshold)
+    if limit < threshold:
+        limit = np.nextafter(limit, kind(np.inf))
+    _at_least(scores[0], limit, out)
 
 
 def _rows(raw: NDArray[Any]) -> NDArray[Any]:
@@ -255,7 +286,13 @@ def _encoder(
         for code, value in enumerate(classes.values):
             if np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
                 table[value % table.size] = code
-        return lambda raw: table[raw.view(unsigned)]
+
+        def look_up(raw: NDArray[Any]) -> NDArray[np.unsignedinteger]:
+            out = np.empty(raw.shape, codes)
+            _encode_table(raw.view(unsigned), table, out)
+            return out
+
+        return look_up
 
     pairs = sorted(
         (value, code)
@@ -278,6 +315,12 @@ def _encoder_of_bool(
 ) -> Callable[[NDArray[Any]], NDArray[np.unsignedinteger]]:
     as_bytes = _encoder(classes, codes, np.dtype(np.uint8))
     return lambda raw: as_bytes(raw.view(np.uint8))
+
+
+@kernel
+def _encode_table(raw: NDArray[Any], table: NDArray[Any], out: NDArray[Any]) -> None:
+    for i in range(out.size):
+        out[i] = table[raw[i]]
 
 
 @kernel
@@ -309,45 +352,125 @@ def _encode_search(
         out[i] = code
 
 
-@kernel
-def largest(codes: NDArray[Any]) -> int:
-    """Return the largest code; vectorises, unlike NumPy's reduction over uint8 views."""
-    top: int = codes[0]
-    for i in range(codes.size):
-        top = max(top, codes[i])
-    return top
+@inlined
+def byte_sum(word: np.uint64) -> Any:
+    """Return the sum of the 8 bytes of a word."""
+    pairs = (word & _EVEN_BYTES) + ((word >> np.uint64(8)) & _EVEN_BYTES)
+    return np.int64((pairs * _EVEN_ONES) >> np.uint64(48))
 
 
 @kernel
-def _count_outside(numbers: NDArray[Any], low: float, high: float) -> int:
-    outside = 0
+def any_from(codes: NDArray[Any], classes: int) -> bool:
+    """Return whether any code is at or above `classes`.
+
+    Parameters
+    ----------
+    codes
+        uint8 or uint16, one dimension.
+    classes
+        From 1 to the largest value of the type.
+    """
+    # By words of 8 bytes, because Numba widens every uint8 to int64. A lane is at or above a
+    # bound of up to half its range if its high bit is set or gets set by adding the distance
+    # between bound and half the range to its other bits; above half, if both.
+    lanes = 8 // codes.itemsize
+    half = 128 if codes.itemsize == 1 else 32768
+    ones = LOW_BITS if codes.itemsize == 1 else _EVEN_ONES
+    others = _LOW_SEVEN if codes.itemsize == 1 else _SHORT_SEVEN
+    small = classes <= half
+    distance = ones * np.uint64(half - classes if small else 2 * half - classes)
+    edge = codes.size - codes.size % lanes
+    words = codes[:edge].view(np.uint64)
+    found = np.uint64(0)
+    if small:
+        for i in range(words.size):
+            found |= ((words[i] & others) + distance) | words[i]
+    else:
+        for i in range(words.size):
+            found |= ((words[i] & others) + distance) & words[i]
+    rest = False
+    for i in range(edge, codes.size):
+        rest |= codes[i] >= classes
+    return rest or (found & ~others) != np.uint64(0)
+
+
+@inlined
+def count_equal(codes: NDArray[Any], code: int) -> int:
+    """Return the number of voxels of a code, for uint8 or uint16 codes of one dimension."""
+    if codes.itemsize > 1:
+        found = 0
+        for i in range(codes.size):
+            found += codes[i] == code
+        return found
+    edge = codes.size - codes.size % 8
+    words = codes[:edge].view(np.uint64)
+    wanted = LOW_BITS * np.uint64(code)
+    different = 0
+    for start in range(0, words.size, WORDS):
+        part = words[start : start + WORDS]
+        sums = np.uint64(0)
+        for i in range(part.size):
+            # The high bit of a byte is set by adding 127 unless all other bits are clear.
+            bits = part[i] ^ wanted
+            bits |= (bits & _LOW_SEVEN) + _LOW_SEVEN
+            sums += (bits & _HIGH_BITS) >> np.uint64(7)
+        different += byte_sum(sums)
+    for i in range(edge, codes.size):
+        different += codes[i] != code
+    return codes.size - different
+
+
+@kernel
+def _any_outside(numbers: NDArray[Any], low: Any, high: Any) -> bool:
+    # Limits of the numbers' own type: a float32 need not be widened to be compared. Whole tiles
+    # are looked at before leaving, so that the loop over one vectorises.
     for k in range(numbers.shape[0]):
-        for i in range(numbers.shape[1]):
-            # NaN fails both comparisons, so it counts as outside.
-            outside += not (low <= numbers[k, i] <= high)
-    return outside
+        for start in range(0, numbers.shape[1], _TILE):
+            row = numbers[k, start : start + _TILE]
+            inside = True
+            for i in range(row.size):
+                # NaN fails both comparisons, so it counts as outside.
+                inside &= (row[i] >= low) & (row[i] <= high)
+            if not inside:
+                return True
+    return False
 
 
 @kernel
-def _at_least(scores: NDArray[Any], threshold: float, out: NDArray[Any]) -> None:
-    for i in range(scores.shape[1]):
-        out[i] = scores[0, i] >= threshold
+def _at_least(scores: NDArray[Any], threshold: Any, out: NDArray[Any]) -> None:
+    for i in range(out.size):
+        out[i] = scores[i] >= threshold
 
 
 @kernel
 def _argmax(scores: NDArray[Any], out: NDArray[Any]) -> None:
-    # Ties go to the lowest class, as in NumPy.
+    # The maximum first, then how many channels come before the first that equals it; ties go to
+    # the lowest class, as in NumPy. To keep the larger of two in place would be a masked store, 5
+    # times as slow.
     channels, voxels = scores.shape
-    for start in range(0, voxels, 2048):
-        stop = min(start + 2048, voxels)
-        best = scores[0, start:stop].copy()
-        out[start:stop] = 0
+    tops = np.empty((2, _TILE), scores.dtype)
+    found = np.empty(_TILE, np.int32)
+    codes = np.empty(_TILE, np.int32)
+    for start in range(0, voxels, _TILE):
+        target = out[start : start + _TILE]
+        row = scores[0, start : start + _TILE]
+        for i in range(target.size):
+            tops[0, i] = row[i]
+            found[i] = 0
+            codes[i] = 0
         for k in range(1, channels):
-            for i in range(stop - start):
-                score = scores[k, start + i]
-                higher = score > best[i]
-                best[i] = score if higher else best[i]
-                out[start + i] = k if higher else out[start + i]
+            row = scores[k, start : start + _TILE]
+            old, new = tops[(k - 1) & 1], tops[k & 1]
+            for i in range(target.size):
+                new[i] = max(old[i], row[i])
+        top = tops[(channels - 1) & 1]
+        for k in range(channels):
+            row = scores[k, start : start + _TILE]
+            for i in range(target.size):
+                found[i] |= row[i] == top[i]
+                codes[i] += 1 - found[i]
+        for i in range(target.size):
+            target[i] = codes[i]
 
 
 @kernel

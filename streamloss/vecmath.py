@@ -26,7 +26,8 @@ _LOG2_INVERSE = 1.44269504088896338700e00
 # Bits of the float just below sqrt(1/2) at which the reduction of `log` splits, and its distance
 # from the bits of 1: adding that distance moves the split onto a change of the exponent.
 _SQRT_HALF_BITS = 0x3FE6A09E00000000
-_TO_ONE_BITS = 0x3FF0000000000000 - _SQRT_HALF_BITS
+_ONE_BITS = 0x3FF0000000000000
+_TO_ONE_BITS = _ONE_BITS - _SQRT_HALF_BITS
 _MANTISSA = 0x000FFFFFFFFFFFFF
 
 _L1 = 6.666666666666735130e-01
@@ -45,16 +46,43 @@ _E5 = 4.13813679705723846039e-08
 
 
 @inlined
-def _log_of_one_plus(f: float, exponent: float, correction: float) -> float:
-    """Return `log(1 + f) + exponent * log(2) + correction`, 1 + f in [sqrt(1/2), sqrt(2))."""
-    s = f / (2.0 + f)
+def zero_or_one(mask: int) -> float:
+    """Return 0.0 for a mask of no bits and 1.0 for one of all 64."""
+    return bits_float(mask & _ONE_BITS)
+
+
+@inlined
+def log_reduced(x: float) -> tuple[float, float]:
+    """Return e and f with x = 2**e * (1 + f), 1 + f in [sqrt(1/2), sqrt(2)); x > 0 and normal."""
+    bits = float_bits(x) + _TO_ONE_BITS
+    # The mask makes the shift a logical one; AVX2 has no arithmetic shift of 64 bits.
+    exponent = bits_float(((bits >> 52) & 0x7FF) | _TWO_52_BITS) - (_TWO_52 + 1023.0)
+    return exponent, bits_float((bits & _MANTISSA) + _SQRT_HALF_BITS) - 1.0
+
+
+@inlined
+def log_series(s: float) -> float:
+    """Return the polynomial of `log` in s = f / (2 + f)."""
     z = s * s
     w = z * z
     odd = z * (_L1 + w * (_L3 + w * (_L5 + w * _L7)))
     even = w * (_L2 + w * (_L4 + w * _L6))
+    return odd + even
+
+
+@inlined
+def log_joined(exponent: float, f: float, s: float, series: float, correction: float) -> float:
+    """Return `log(1 + f) + exponent * log(2) + correction` from its parts."""
     half_square = 0.5 * f * f
-    low = s * (half_square + (odd + even)) + (exponent * _LOG2_LOW + correction)
+    low = s * (half_square + series) + (exponent * _LOG2_LOW + correction)
     return exponent * _LOG2_HIGH - ((half_square - low) - f)
+
+
+@inlined
+def _log_of_one_plus(f: float, exponent: float, correction: float) -> float:
+    """Return `log(1 + f) + exponent * log(2) + correction`, 1 + f in [sqrt(1/2), sqrt(2))."""
+    s = f / (2.0 + f)
+    return log_joined(exponent, f, s, log_series(s), correction)
 
 
 @inlined
@@ -68,12 +96,8 @@ def log(x: float) -> float:
     subnormal = x < _SMALLEST_NORMAL
     scaled = x * _TWO_54
     normal = scaled if subnormal else x
-    bias = _TWO_52 + 1023.0 + 54.0 if subnormal else _TWO_52 + 1023.0
-    bits = float_bits(normal) + _TO_ONE_BITS
-    # The mask makes the shift a logical one; AVX2 has no arithmetic shift of 64 bits.
-    exponent = bits_float(((bits >> 52) & 0x7FF) | _TWO_52_BITS) - bias
-    f = bits_float((bits & _MANTISSA) + _SQRT_HALF_BITS) - 1.0
-    result = _log_of_one_plus(f, exponent, 0.0)
+    exponent, f = log_reduced(normal)
+    result = _log_of_one_plus(f, exponent - 54.0 if subnormal else exponent, 0.0)
     return result if x > 0.0 else _MINUS_INFINITY
 
 

@@ -1,0 +1,241 @@
+"""Undoes the codecs of Zarr chunks, from bytes as stored to the bytes of the voxels.
+
+Knows the codecs, not where chunks are: files, shards and regions are in `direct`.
+"""
+
+import functools
+import math
+import struct
+import threading
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+Step = Callable[[Bytes, Bytes], Bytes]
+"""Undoes one codec: takes what it wrote and a buffer, returns what it was given.
+
+The buffer is as large as the result must be, or may be at most where that is not known. A
+result that fills it is the buffer itself; another is a part of it or lies elsewhere.
+"""
+
+# Python's decompressors allocate their output, so they are fed in pieces that stay in cache.
+_PIECE = 2**16
+
+_CHECKSUMS = ("adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3")
+FILTERS = ("astype", "bitround", "delta", "fixedscaleoffset", "packbits", "quantize")
+
+
+class NotCoveredError(Exception):
+    """Something in the metadata that this module does not know."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """How the bytes of a chunk become its voxels.
+
+    Attributes
+    ----------
+    steps
+        What undoes each codec, in the order of decoding, and the bytes that must come of
+        it, or None where that depends on the data.
+    dtype
+        Element type as stored.
+    order
+        Axes of the array, in the order they are stored; None for C order.
+    widens
+        Whether a filter may store wider elements than it decodes to.
+    """
+
+    steps: tuple[tuple[Step, int | None], ...]
+    dtype: np.dtype[Any]
+    order: tuple[int, ...] | None
+    widens: bool
+
+
+def parse_codecs(
+    codecs: list[dict[str, Any]], dtype: np.dtype[Any], chunks: tuple[int, ...]
+) -> Chain:
+    """Return the chain of a list of codecs of Zarr v3."""
+    order = tuple(range(len(chunks)))
+    configurations = []
+    stored = None
+    for codec in codecs:
+        kind = codec["name"]
+        settings = codec.get("configuration") or {}
+        if kind == "transpose" and stored is None:
+            order = tuple(order[axis] for axis in settings["order"])
+        elif kind == "bytes" and stored is None:
+            stored = dtype.newbyteorder(">" if endian_of(codec) == "big" else "<")
+        elif kind.startswith("numcodecs."):
+            configurations.append({**settings, "id": kind.removeprefix("numcodecs.")})
+        elif kind in ("zstd", "blosc", "gzip", "crc32c") and stored is not None:
+            # Only how to decode matters, which the data themselves say.
+            configurations.append({"id": kind})
+        else:
+            raise NotCoveredError
+    if stored is None:
+        raise NotCoveredError
+    plain = order == tuple(range(len(chunks)))
+    filters = [entry for entry in configurations if entry["id"] in FILTERS]
+    if filters and (
+        not plain
+        or not stored.isnative
+        or filters[0]["id"] == "packbits"
+        or np.dtype(filters[0].get("decode_dtype", filters[0].get("dtype", dtype))) != dtype
+    ):
+        # zarr-python hands such filters arrays; only here are their bytes the same.
+        raise NotCoveredError
+    nbytes = math.prod(chunks) * dtype.itemsize
+    return Chain(steps_of(configurations, nbytes), stored, None if plain else order, bool(filters))
+
+
+def endian_of(codec: dict[str, Any]) -> str | None:
+    """Return "big", "little" or, for single bytes, None."""
+    endian = (codec.get("configuration") or {}).get("endian")
+    return getattr(endian, "value", endian)
+
+
+def steps_of(codecs: list[dict[str, Any]], nbytes: int) -> tuple[tuple[Step, int | None], ...]:
+    """Return what undoes the codecs, in the order of decoding."""
+    steps: list[tuple[Step, int | None]] = []
+    size: int | None = nbytes
+    for codec in codecs:
+        kind = codec["id"]
+        steps.append((_step(codec), size))
+        if kind in _CHECKSUMS and size is not None:
+            size += 4
+        elif kind != "shuffle":
+            size = None
+    return tuple(reversed(steps))
+
+
+def _step(codec: dict[str, Any]) -> Step:
+    """Return what undoes a codec, given its configuration in the form of numcodecs."""
+    import numcodecs  # type: ignore[import-untyped]
+
+    kind = codec["id"]
+    if kind == "zstd":
+        return functools.partial(_zstd, numcodecs.Zstd())
+    if kind == "blosc":
+        return functools.partial(_blosc, numcodecs.Blosc())
+    if kind == "lz4":
+        return functools.partial(_lz4, numcodecs.LZ4())
+    if kind == "gzip":
+        return functools.partial(_inflate, functools.partial(zlib.decompressobj, 31))
+    if kind == "zlib":
+        return functools.partial(_inflate, zlib.decompressobj)
+    if kind == "crc32c" and codec.get("location", "end") == "end":
+        return undo_crc32c
+    if kind in _CHECKSUMS or kind in FILTERS or kind == "shuffle":
+        return functools.partial(_generic, numcodecs.get_codec(codec))
+    # Beside bz2 and lzma, at some 30 MB/s, zarr-python costs nothing, and they take megabytes.
+    raise NotCoveredError
+
+
+def _zstd(codec: Any, data: Bytes, target: Bytes) -> Bytes:
+    size = _zstd_size(data[:14].tobytes())
+    if size is not None and size > target.size:
+        raise ValueError(f"it decodes to {size:,} bytes, expected {target.size:,}")
+    if size == target.size:
+        codec.decode(data, target)
+        return target
+    # Several frames, or one that does not tell its size, or another size is to be refused.
+    return np.frombuffer(codec.decode(data), np.uint8)
+
+
+def _zstd_size(header: bytes) -> int | None:
+    """Return the size that the first frame declares (RFC 8878, 3.1.1.1), None if unknown."""
+    if len(header) < 6 or header[:4] != b"\x28\xb5\x2f\xfd":
+        return None
+    flags = header[4]
+    single = flags >> 5 & 1
+    width = (single, 2, 4, 8)[flags >> 6]
+    start = 5 + (1 - single) + (0, 1, 2, 4)[flags & 3]
+    size = int.from_bytes(header[start : start + width], "little")
+    return size + 256 * (width == 2) if width else None
+
+
+def _blosc(codec: Any, data: Bytes, target: Bytes) -> Bytes:
+    from numcodecs import blosc
+
+    if data.size < 16:
+        raise ValueError(f"it has {data.size} bytes, fewer than a blosc header")
+    size, _, stored = struct.unpack("<III", data[4:16].tobytes())
+    if stored != data.size:
+        # c-blosc reads as far as the header says, whatever the buffer.
+        raise ValueError(f"it has {data.size:,} bytes, expected {stored:,} by its blosc header")
+    if size > target.size:
+        raise ValueError(f"it decodes to {size:,} bytes, expected {target.size:,}")
+    decoded = target if size == target.size else target[:size]
+    # In the main thread numcodecs lets blosc start threads of its own, which would compete
+    # with the other workers; that choice of numcodecs holds for the whole process.
+    adaptive = blosc.use_threads is None and (threading.current_thread() is threading.main_thread())
+    if adaptive:
+        blosc.use_threads = False
+    try:
+        codec.decode(data, decoded)
+    finally:
+        if adaptive:
+            blosc.use_threads = None
+    return decoded
+
+
+def _lz4(codec: Any, data: Bytes, target: Bytes) -> Bytes:
+    size = int.from_bytes(data[:4].tobytes(), "little")
+    if size > target.size:
+        raise ValueError(f"it decodes to {size:,} bytes, expected {target.size:,}")
+    decoded = target if size == target.size else target[:size]
+    codec.decode(data, decoded)
+    return decoded
+
+
+def _inflate(start: Callable[[], Any], data: Bytes, target: Bytes) -> Bytes:
+    """Decompress a stream of zlib, or the several of a gzip file."""
+    stream, done = start(), 0
+    for position in range(0, data.size, _PIECE):
+        piece = data[position : position + _PIECE].tobytes()
+        while piece:
+            if stream.eof:
+                stream = start()
+            # One more than fits tells too many from enough.
+            decoded = stream.decompress(piece, target.size - done + 1)
+            if done + len(decoded) > target.size:
+                raise ValueError(f"it decodes to more than the {target.size:,} bytes expected")
+            target[done : done + len(decoded)] = np.frombuffer(decoded, np.uint8)
+            done += len(decoded)
+            piece = stream.unused_data
+    if not stream.eof:
+        raise ValueError(f"it is cut short, after {done:,} of {target.size:,} bytes decoded")
+    return target[:done] if done != target.size else target
+
+
+def undo_crc32c(data: Bytes, target: Bytes) -> Bytes:
+    """Check the crc32c at the end of some bytes and return the others."""
+    import google_crc32c
+
+    if data.size < 4:
+        raise ValueError(f"it has {data.size} bytes, too few for its checksum")
+    stored = int.from_bytes(data[-4:].tobytes(), "little")
+    computed = google_crc32c.value(data[:-4])
+    if stored != computed:
+        raise ValueError(f"its crc32c is {computed:08x}, expected the stored {stored:08x}")
+    return data[:-4]
+
+
+def _generic(codec: Any, data: Bytes, target: Bytes) -> Bytes:
+    """Undo a filter of numcodecs, which returns an array."""
+    decoded = np.asarray(codec.decode(data))
+    return decoded.reshape(-1, order="A").view(np.uint8)
+
+
+def largest_stored(nbytes: int, chain: Chain) -> int:
+    """Return the most bytes that a chunk can take as stored."""
+    if not chain.steps:
+        return nbytes
+    widest = nbytes * (8 // chain.dtype.itemsize if chain.widens else 1)
+    return widest + widest // 8 + 2**16

@@ -1,0 +1,95 @@
+"""The hot loops are compiled to vector instructions where the processor has them."""
+
+import re
+
+import llvmlite.binding as llvm
+import numpy as np
+import pytest
+from numba import njit
+
+from streamloss import exact, slab
+from streamloss.metrics import confusion, likelihood, moments
+
+pytestmark = pytest.mark.skipif(
+    not llvm.get_host_cpu_features().get("avx2"), reason="the processor has no AVX2"
+)
+
+N = 4096
+BYTES = np.zeros(N, np.uint8)
+SINGLES = np.full((1, N), 0.5, np.float32)
+DOUBLES = np.full(N, 0.5)
+CHANNELS = np.full((4, N), 0.25, np.float32)
+
+
+def sums(*shape):
+    return np.zeros(shape, np.int64)
+
+
+def likelihood_arguments(scores, groups):
+    state = sums(groups), sums(groups, 2), sums(groups, 2), sums(1)
+    return BYTES, scores, False, 2.0**-52, np.ones(groups), 2.0, True, *state
+
+
+# Kernel, arguments, and the packed instructions without which it cannot be fast.
+CASES = {
+    "binary counts": (confusion.count_pairs, (BYTES, BYTES, sums(2, 2)), ["vpand", "vpaddq"]),
+    "label range": (slab.any_from, (BYTES, 4), ["vpaddq", "vpor"]),
+    "score range": (
+        slab._any_outside,
+        (SINGLES, np.float32(0), np.float32(1)),
+        ["vcmp(n?le|ge|lt|nlt|nge)ps"],
+    ),
+    "decision": (slab._at_least, (SINGLES[0], np.float32(0.5), BYTES.copy()), ["vcmp(le|ge)ps"]),
+    "argmax": (slab._argmax, (CHANNELS, BYTES.copy()), ["vcmpeqps", "vpaddd|vpsubd"]),
+    "fixed-point sum": (
+        exact.add_fixed_terms,
+        (sums(2), DOUBLES),
+        ["vmulpd", "vaddpd", "vpaddq"],
+    ),
+    "fixed-point sum of two classes": (
+        exact.add_fixed_by_class,
+        (sums(2, 2), BYTES, DOUBLES, 2),
+        ["vpmovzxbq", "vmulpd", "vaddpd", "vpand", "vpaddq"],
+    ),
+    "log-loss and focal loss": (
+        likelihood._add_hard_binary,
+        likelihood_arguments(SINGLES, 2),
+        ["vcvtps2pd", "vdivpd", "vmulpd", "vaddpd", "vpaddq"],
+    ),
+    "log-loss of four channels": (
+        likelihood._add_hard,
+        likelihood_arguments(CHANNELS, 4),
+        ["vdivpd", "vmulpd", "vaddpd", "vpaddq"],
+    ),
+    "soft sums and squared error": (
+        moments._add_binary,
+        (BYTES, SINGLES, True, True, sums(2), *(sums(1, 2),) * 3, *(sums(2, 2),) * 2),
+        ["vcvtps2pd", "vmulpd", "vaddpd", "vpand", "vpaddq"],
+    ),
+}
+
+
+def assembly(function, arguments):
+    # Compiled anew: what comes from the cache cannot be inspected.
+    flags = {"nogil": True, "error_model": "numpy"}
+    fresh = njit(**flags)(function.py_func)
+    fresh(*arguments)
+    (text,) = fresh.inspect_asm().values()
+    return text
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_hot_loop_uses_packed_instructions_on_whole_registers(name):
+    function, arguments, instructions = CASES[name]
+    text = assembly(function, arguments)
+    for instruction in instructions:
+        assert re.search(rf"\t({instruction})\t.*%[yz]mm", text), instruction
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_hot_loop_has_no_masked_store(name):
+    function, arguments, _ = CASES[name]
+    # They cost tens of instructions each on Zen processors.
+    assert not re.search(
+        r"\tvp?maskmov\w+\t%[xyz]mm\d+, %[xyz]mm\d+, ", assembly(function, arguments)
+    )
