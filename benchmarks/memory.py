@@ -2,8 +2,9 @@
 
     python -m benchmarks.memory [SIZE ...]
 
-Set NUMBA_CACHE_DIR to an empty folder to include compilation. Each run is a new process; its peak resident memory is read from the kernel and
-counted above what importing everything took.
+Each run is a new process; its peak resident memory is read from the kernel and
+counted above what importing everything took. Set NUMBA_CACHE_DIR to an empty
+folder to include compilation.
 """
 
 import json
@@ -44,7 +45,7 @@ def measure(**options: object) -> dict[str, object]:
     done = subprocess.run(
         [sys.executable, "-c", MEASURED_RUN, json.dumps(options)],
         check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
     )
     return json.loads(done.stdout)

@@ -6,7 +6,6 @@ nothing of volumes, files or threads.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from streamloss.class_table import MAX_CLASSES
 from streamloss.errors import InvalidInputError
+from streamloss.lazy import lazy
 from streamloss.slab import Fault, Slab, UnknownLabelsError, Window
 from streamloss.statistic import State, Statistic, needed
 from streamloss.task import Task
@@ -48,7 +48,7 @@ class Block:
     origin: tuple[int, ...]
     shape: tuple[int, ...]
 
-    @cached_property
+    @lazy
     def core_shape(self) -> tuple[int, ...]:
         """Extent of the core."""
         return tuple(part.stop - part.start for part in self.core)
@@ -97,11 +97,11 @@ class Partial:
         # Statistics hold functions and are found again by name where this is unpickled.
         return Partial, (self.task, self.states, self.scored, self.ignored, self.faults)
 
-    @cached_property
+    @lazy
     def _statistics(self) -> list[Statistic]:
         return needed(self.task)
 
-    @cached_property
+    @lazy
     def _score_limit(self) -> float:
         return min(statistic.score_limit for statistic in self._statistics)
 

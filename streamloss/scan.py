@@ -4,7 +4,7 @@ What the statistics are and how blocks are spread over workers is not known here
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from streamloss.blocks import Plan, widen
 from streamloss.partial import Block, Partial
 from streamloss.statistic import needed
-from streamloss.task import Task
+from streamloss.task import Classes, Task
 from streamloss.volume import Region, Volume
 
 
@@ -27,6 +27,9 @@ class Job:
         The settings and the blocks.
     truth, prediction, mask
         The arrays; truth and prediction may have a leading channel axis.
+    known
+        Class tables that grew so far, the largest last: a hint that saves each run
+        from finding the same labels again. The result is the same without it.
     """
 
     task: Task
@@ -34,6 +37,7 @@ class Job:
     truth: Volume
     prediction: Volume
     mask: Volume | None
+    known: list[Classes] = field(default_factory=list)
 
     @property
     def halo(self) -> int:
@@ -62,7 +66,8 @@ def scan(
     ReadError
         If a chunk cannot be read.
     """
-    partial = Partial(job.task)
+    task = replace(job.task, classes=job.known[-1]) if job.known else job.task
+    partial = Partial(task)
     # Fresh memory costs a page fault per page, a third of the time of a fast decoder.
     buffers: dict[str, NDArray[np.uint8]] = {}
     halo = job.halo
@@ -80,6 +85,9 @@ def scan(
             shape=shape,
         )
         partial.absorb(block)
+        if partial.task is not task:
+            task = partial.task
+            job.known.append(task.classes)
         progress(int(np.prod(block.core_shape)))
     return partial
 

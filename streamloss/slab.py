@@ -7,7 +7,7 @@ volumes, chunks and metrics are not known.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from streamloss import vecmath
 from streamloss._jit import inlined, kernel
+from streamloss.lazy import lazy
 from streamloss.task import Classes, Task
 
 OUTSIDE_UNIT = "outside [0, 1]"
@@ -112,26 +113,26 @@ class Slab:
         self._raw = {"truth": truth, "prediction": prediction}
         self.voxels = truth.shape[-1]
 
-    @cached_property
+    @lazy
     def truth(self) -> NDArray[np.unsignedinteger]:
         """Class code of each voxel's true label, (n,)."""
         return encode(self._raw["truth"], self._task)
 
-    @cached_property
+    @lazy
     def soft_truth(self) -> NDArray[np.floating]:
-        """True distribution or true values, (channels, n)."""
+        """Distribution or values of the truth, (channels, n)."""
         if self._task.kind == "values":
             return _values(self._raw["truth"])
         return _scores(self._raw["truth"], scale=False)
 
-    @cached_property
+    @lazy
     def scores(self) -> NDArray[np.floating]:
         """Probabilities, logits or values, (channels, n)."""
         if self._task.kind == "values":
             return _values(self._raw["prediction"])
         return _scores(self._raw["prediction"], scale=self._task.kind == "probabilities")
 
-    @cached_property
+    @lazy
     def probabilities(self) -> NDArray[np.floating]:
         """Probabilities, (channels, n): computed from logits or 0/1 labels where need be."""
         if self._task.kind == "labels":
@@ -142,7 +143,7 @@ class Slab:
             return out
         return self.scores
 
-    @cached_property
+    @lazy
     def decision(self) -> NDArray[np.unsignedinteger]:
         """Class code of each voxel's predicted label, (n,)."""
         task = self._task

@@ -1,0 +1,157 @@
+"""The figures to reach: what is measured, the limit, and whether it was met."""
+
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+PLAIN_SUM = "plain float32 sum"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A ratio with a limit.
+
+    Attributes
+    ----------
+    what
+        What is compared.
+    ratios
+        One for each pair of runs; empty if it was not measured.
+    limit
+        The target.
+    at_most
+        Whether the ratio must not exceed the limit, or must not fall below it.
+    unit
+        What the numbers are, if not ratios.
+    """
+
+    what: str
+    ratios: list[float]
+    limit: float
+    at_most: bool
+    unit: str = "×"
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the median meets the limit; None if it was not measured."""
+        if not self.ratios:
+            return None
+        middle = median(self.ratios)
+        return middle <= self.limit if self.at_most else middle >= self.limit
+
+
+def figures(results: dict[str, Any]) -> list[Figure]:
+    """Return the figures of a run, in the order of the table."""
+    tables = results.get("end_to_end", {})
+
+    def against(study: str, *names: str) -> list[float]:
+        """Return the ratios to the fastest of some others."""
+        rows = tables.get(study, {}).get("rows", [])
+        found = [r["ratios"] for r in rows if r["name"].startswith(names) and r.get("ratios")]
+        return min(found, key=median, default=[])
+
+    def floor(study: str) -> list[float]:
+        return [1 / ratio for ratio in against(study, "floor")]
+
+    rows = [
+        Figure(f"({text}) end to end ÷ floor", floor(study), limit, True)
+        for text, study, limit in (
+            ("a, 64³ chunks", "a-64", 1.25),
+            ("a, 128³ chunks", "a-128", 1.25),
+            ("b, zstd", "b-zstd", 1.4),
+            ("b, blosc-lz4", "b-lz4", 1.7),
+            ("c", "c", 1.5),
+        )
+    ]
+    for study, chunks in (("a-64", "64³"), ("a-128", "128³")):
+        usual, every = ("NumPy bincount", "dask bincount"), ("NumPy", "dask")
+        rows += [
+            Figure(
+                f"(a, {chunks} chunks) against {text}, from Zarr",
+                against(study, *names),
+                5.5,
+                False,
+            )
+            for text, names in (
+                ("bincount in NumPy and dask", usual),
+                ("the fastest idiom in NumPy and dask", every),
+            )
+        ]
+    rows += [
+        Figure(f"(a) from Zarr against {name}", against("a-128", name), limit, False)
+        for name, limit in (
+            ("KonfAI Dice", 20.0),
+            ("torchmetrics DiceScore", 60.0),
+            ("MONAI DiceMetric", 80.0),
+        )
+    ]
+    rows += [
+        Figure(f"(a) in memory against {text}", against("a-memory", name), 6.0, False)
+        for text, name in (
+            ("NumPy bincount", "NumPy bincount"),
+            ("the fastest NumPy idiom", "NumPy"),
+        )
+    ]
+    rows += [
+        Figure(
+            f"(b, {codec}) against the fastest dask idiom for three of the losses",
+            against(f"b-{codec}", "dask"),
+            4.0,
+            False,
+        )
+        for codec in ("zstd", "lz4")
+    ]
+    rows += [
+        Figure(f"(b, {codec}) from Zarr against {text}", against(f"b-{codec}", name), 12.0, False)
+        for codec in ("zstd", "lz4")
+        for text, name in (
+            ("torch in memory, whole arrays", "torch whole"),
+            ("torch in memory, tiled", "torch tiled"),
+        )
+    ]
+    kernels = {row["kernel"]: row["ratio"] for row in results.get("kernels", [])}
+    rows += [
+        Figure(
+            f"kernel ÷ plain sum: {name}", [kernels[name]] if name in kernels else [], limit, True
+        )
+        for name, limit in (
+            ("log-loss", 8.0),
+            ("soft sums", 3.0),
+            ("four-class counts, blocky", 3.5),
+            ("binary counts", 1.2),
+        )
+    ]
+    rows += [
+        Figure(f"two workers ÷ one, in memory: {name}", _speedup(table, 2), 1.8, False)
+        for name, table in results.get("threads", {}).items()
+    ]
+    return rows + _memory_figures(results.get("scale", [])) + _sparse_figures(results)
+
+
+def _speedup(table: list[dict[str, Any]], workers: int) -> list[float]:
+    """Return the times of one worker over those of `workers`, pair by pair."""
+    by_name = {row["name"]: row for row in table}
+    if str(workers) not in by_name:
+        return []
+    one, many = by_name["1"]["ratios"], by_name[str(workers)]["ratios"]
+    return [a / b for a, b in zip(one, many, strict=True)] if many else one
+
+
+def _memory_figures(scale: list[dict[str, Any]]) -> list[Figure]:
+    if not scale:
+        return []
+    small, large = scale[0], scale[-1]
+    peaks = zip(large["peak_bytes"], small["peak_bytes"], strict=True)
+    growth = [after / before for after, before in peaks]
+    text = f"peak memory at {large['size']}³ ÷ at {small['size']}³"
+    peaks = [peak / 2**20 for peak in large["peak_bytes"]]
+    return [
+        Figure(text, growth, 1.1, True),
+        Figure(f"peak memory above import at {large['size']}³", peaks, 512.0, True, " MiB"),
+    ]
+
+
+def _sparse_figures(results: dict[str, Any]) -> list[Figure]:
+    rows = results.get("sparse", [])
+    ratios = rows[1]["ratios"] if len(rows) > 1 else []
+    return [Figure("1 % of chunks stored ÷ dense", [100 * r for r in ratios], 3.0, True, " %")]
