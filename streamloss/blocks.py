@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamloss.errors import InvalidInputError
+from streamloss.lazy import lazy
 from streamloss.volume import Region
 
 
@@ -36,9 +37,9 @@ class Plan:
     block_bytes: int
     rereads: bool
 
-    @property
+    @lazy
     def grid(self) -> tuple[range, ...]:
-        """Indices of the blocks along each axis."""
+        """Return the indices of the blocks along each axis."""
         return tuple(
             range(part.start // size, -(-part.stop // size))
             for part, size in zip(self.region, self.block_shape, strict=True)

@@ -5,7 +5,7 @@ nothing of volumes, files or threads.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from streamloss.errors import InvalidInputError
 from streamloss.lazy import lazy
 from streamloss.slab import Fault, Slab, UnknownLabelsError, Window
 from streamloss.statistic import State, Statistic, needed
+from streamloss.tally import add_to_tally, slabs_by_digit
 from streamloss.task import Task
 
 # Kernels run over one slab after another while it is in the second-level cache;
@@ -81,6 +82,9 @@ class Partial:
     faults
         What could not be scored, by role and reason; once there is any, voxels
         are only checked.
+    tally
+        Voxels by true class and prediction code that are still to enter the states,
+        or None if voxels enter them at once.
     """
 
     task: Task
@@ -88,6 +92,7 @@ class Partial:
     scored: int = 0
     ignored: int = 0
     faults: dict[tuple[str, str], Fault] = field(default_factory=dict)
+    tally: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if not self.states:
@@ -95,7 +100,7 @@ class Partial:
 
     def __reduce__(self) -> tuple[type["Partial"], tuple[Any, ...]]:
         # Statistics hold functions and are found again by name where this is unpickled.
-        return Partial, (self.task, self.states, self.scored, self.ignored, self.faults)
+        return Partial, tuple(getattr(self, part.name) for part in fields(self))
 
     @lazy
     def _statistics(self) -> list[Statistic]:
@@ -145,7 +150,21 @@ class Partial:
             a.scored + b.scored,
             a.ignored + b.ignored,
             faults,
+            _sum(a.tally, b.tally),
         )
+
+    def settled(self) -> "Partial":
+        """Return the same sum with the tallied voxels in the states."""
+        if self.tally is None:
+            return self
+        total = Partial(self.task)
+        for slab in slabs_by_digit(self.tally, self.task):
+            total = total.merge(total)
+            if slab is not None:
+                part = Partial(self.task)
+                part._feed(slab)
+                total = total.merge(part)
+        return replace(self.merge(total), tally=None)
 
     def times(self, count: int) -> "Partial":
         """Return the sum of `count` copies, by doubling."""
@@ -189,10 +208,17 @@ class Partial:
             key = (fault.role, fault.reason)
             self.faults[key] = _join(self.faults[key], found) if key in self.faults else found
         self.scored += slab.voxels
-        if not self.faults:
-            for statistic in self._statistics:
-                if not statistic.halo:
-                    self._update(statistic, slab)
+        if self.faults:
+            return
+        if self.tally is not None:
+            add_to_tally(slab, prediction, self.tally)
+        else:
+            self._feed(slab)
+
+    def _feed(self, slab: Slab) -> None:
+        for statistic in self._statistics:
+            if not statistic.halo:
+                self._update(statistic, slab)
 
     def _update(self, statistic: Statistic, voxels: Slab | Window) -> None:
         grown = statistic.update(self.states[statistic.name], voxels, self.task)
@@ -216,7 +242,7 @@ class Partial:
         task = replace(self.task, classes=wider)
         positions = np.searchsorted(wider.values, table.values)
         states = {s.name: s.spread(self.states[s.name], positions, task) for s in self._statistics}
-        return Partial(task, states, self.scored, self.ignored, self.faults)
+        return replace(self, task=task, states=states)
 
     def _window(self, block: Block) -> Window:
         shape = block.truth.shape
@@ -246,6 +272,12 @@ class Partial:
             block.core,
             block.origin,
         )
+
+
+def _sum(a: NDArray[np.int64] | None, b: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
 
 
 def _join(a: Fault, b: Fault) -> Fault:

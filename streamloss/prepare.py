@@ -20,8 +20,10 @@ from streamloss.stores import open_volume
 from streamloss.task import Task
 from streamloss.volume import Region, Volume
 
-# Beyond this a larger block no longer makes reading cheaper.
-TARGET_BLOCK_VOXELS = 2**22
+# Beyond this a larger block no longer makes reading cheaper. A chunk that is read directly
+# goes to the kernels while it is in cache; zarr-python has a cost for every read.
+TARGET_BLOCK_VOXELS = {"direct": 2**18, "memory": 2**20}
+TARGET_BLOCK_VOXELS_OF_OTHERS = 2**22
 # What a process takes to compile and run kernels, whatever the volume; measured
 # by benchmarks/memory.py, rounded up.
 FIXED_BYTES = 160 * 2**20
@@ -139,11 +141,15 @@ def _plan(
     scratch = SLAB_BYTES * 8 + 2**20
     # Small volumes are cut finer, so that every worker gets a share.
     even = math.prod(part.stop - part.start for part in box) // (2 * wanted)
+    target = max(
+        TARGET_BLOCK_VOXELS.get(volume.reader, TARGET_BLOCK_VOXELS_OF_OTHERS)
+        for volume in (arrays["truth"], arrays["prediction"])
+    )
     for count in range(wanted, 0, -1):
         room = (limit - FIXED_BYTES - states * 2) // count - scratch - states
         try:
             grids = [volume.chunks[-ndim:] for volume in arrays.values()]
-            blocks = plan(box, grids, cost, room, min(TARGET_BLOCK_VOXELS, even), count)
+            blocks = plan(box, grids, cost, room, min(target, even), count)
         except InvalidInputError:
             if count > 1:
                 continue

@@ -196,7 +196,7 @@ def execute(
             result = result.merge(part)
             if not shares_memory:
                 advance(part.scored + part.ignored)
-    return result
+    return result.settled()
 
 
 def raise_faults(total: Partial, shape: tuple[int, ...], names: Mapping[str, str]) -> None:

@@ -40,7 +40,8 @@ def stored(array, chunks=None):
 @pytest.fixture
 def many_blocks(monkeypatch):
     """Blocks of single chunks, as volumes larger than memory have them."""
-    monkeypatch.setattr("streamloss.prepare.TARGET_BLOCK_VOXELS", 1)
+    monkeypatch.setattr("streamloss.prepare.TARGET_BLOCK_VOXELS", {})
+    monkeypatch.setattr("streamloss.prepare.TARGET_BLOCK_VOXELS_OF_OTHERS", 1)
 
 
 # Paths and stores

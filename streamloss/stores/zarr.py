@@ -102,12 +102,12 @@ class ZarrVolume:
         """What reads the voxels."""
         return "zarr" if self.direct is None else "direct"
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Extent in voxels along each axis."""
         return self.array.shape
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype[Any]:
         """Element type, in the machine's byte order."""
         return np.dtype(self.array.dtype).newbyteorder("=")
