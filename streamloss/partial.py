@@ -55,9 +55,9 @@ class Block:
         return tuple(part.stop - part.start for part in self.core)
 
     def flat(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return the core voxels as (n,) or (C, n), without a copy where there is no halo."""
+        """Return the core voxels as (n,) or (C, n), contiguous, without a copy if they are."""
         index: tuple[Any, ...] = (..., *self.core)
-        inner: NDArray[Any] = array[index]
+        inner = np.ascontiguousarray(array[index])
         return inner.reshape(*array.shape[: array.ndim - len(self.core)], -1)
 
     def index_in_volume(self, index: int) -> int:

@@ -511,7 +511,7 @@ def test_a_url_without_data_is_named():
 
 def test_what_is_not_zarr_is_described(tmp_path):
     (tmp_path / "scan.v2.nii.gz").write_text("")
-    readable = "not a format this version reads; readable: zarr, array"
+    readable = "not a format this version reads; readable: zarr, array, tensorstore"
     assert refusal(tmp_path / "scan.v2.nii.gz") == (
         f"truth '{tmp_path}/scan.v2.nii.gz' is a file of kind .nii.gz, {readable}"
     )

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from streamloss._jit import kernel
-from streamloss.vecmath import exp, log, log1p, power, sigmoid, softplus
+from streamloss.vecmath import (
+    exp,
+    log,
+    log1p,
+    log_for_grid,
+    log_ratio,
+    power,
+    sigmoid,
+    softplus,
+)
 
 CONTEXT = Context(prec=50, Emin=-999_999, Emax=999_999)
 UNIT = st.floats(0.0, 1.0)
@@ -24,6 +33,13 @@ UNIT = st.floats(0.0, 1.0)
 def log_all(x: NDArray[Any], out: NDArray[Any]) -> None:
     for i in range(len(x)):
         out[i] = log(x[i])
+
+
+@kernel
+def log_for_grid_all(x: NDArray[Any], out: NDArray[Any]) -> None:
+    for i in range(len(x)):
+        exponent, ratio = log_ratio(x[i])
+        out[i] = log_for_grid(exponent, ratio)
 
 
 @kernel
@@ -92,6 +108,26 @@ def test_log_is_within_0_9_ulp(x: float) -> None:
 @given(st.floats(0.5, 2.0))
 def test_log_is_within_0_9_ulp_near_one(x: float) -> None:
     assert ulps(log(x), Decimal.ln, x) < 0.9
+
+
+@given(st.floats(2.0**-1022, 1.0) | st.floats(-1021.0, 0.0).map(lambda e: 2.0**e))
+@example(2.0**-1022)
+@example(math.nextafter(1.0, 0.0))
+@example(math.sqrt(0.5))
+@example(math.nextafter(math.sqrt(0.5), 1.0))
+@example(0.7072)
+def test_log_for_grid_keeps_its_stated_error(x: float) -> None:
+    got = log_for_grid(*log_ratio(x))
+    with localcontext(CONTEXT):
+        truth = Decimal(x).ln()
+        error = float(abs(Decimal(got) - truth))
+    assert error <= 2.0**-46 + 2.0**-51 * abs(float(truth))
+    # So that no term of a loss is negative.
+    assert got <= 0.0
+
+
+def test_log_for_grid_of_one_is_zero() -> None:
+    assert log_for_grid(*log_ratio(1.0)) == 0.0
 
 
 def test_log_of_one_is_zero_and_of_zero_minus_infinity() -> None:
@@ -185,9 +221,17 @@ def test_zero_and_one_to_any_positive_power_stay(y: float) -> None:
     assert power(1.0, y) == 1.0
 
 
-LOOPS = [log_all, exp_all, log1p_all, softplus_all, sigmoid_all, power_all]
-SCALARS = [log, exp, log1p, softplus, sigmoid, lambda x: power(x, 2.5)]
-NAMES = ["log", "exp", "log1p", "softplus", "sigmoid", "power"]
+LOOPS = [log_all, log_for_grid_all, exp_all, log1p_all, softplus_all, sigmoid_all, power_all]
+SCALARS = [
+    log,
+    lambda x: log_for_grid(*log_ratio(x)),
+    exp,
+    log1p,
+    softplus,
+    sigmoid,
+    lambda x: power(x, 2.5),
+]
+NAMES = ["log", "log_for_grid", "exp", "log1p", "softplus", "sigmoid", "power"]
 
 
 @pytest.mark.parametrize(("loop", "scalar"), [*zip(LOOPS, SCALARS, strict=True)], ids=NAMES)

@@ -131,8 +131,7 @@ def _add_hard(
     one = exact.fixed(1.0)
     channels = probabilities.shape[0]
     counts = np.empty(channels, np.int64)
-    squares = np.empty(TILE)
-    magnitudes = np.empty(TILE)
+    terms = np.empty(TILE)
     for start in range(0, truth.size, TILE):
         codes = truth[start : start + TILE]
         size = codes.size
@@ -151,21 +150,26 @@ def _add_hard(
                     inside += units if codes[i] == k else 0
                 exact.add_fixed(probability_sum[k], total)
                 exact.add_fixed(overlap_sum[k], inside)
-        if squared or absolute:
+        # A pass for each sum: few tasks ask for both.
+        if squared:
             for i in range(size):
-                squares[i] = 0.0
-                magnitudes[i] = 0.0
+                terms[i] = 0.0
             for k in range(channels):
                 row = probabilities[k, start : start + TILE]
                 for i in range(size):
                     p = np.float64(row[i])
                     d = 1.0 - p if codes[i] == k else p
-                    squares[i] += d * d
-                    magnitudes[i] += d
-            if squared:
-                exact.add_fixed_by_class(squared_sum, codes, squares[:size], channels)
-            if absolute:
-                exact.add_fixed_by_class(absolute_sum, codes, magnitudes[:size], channels)
+                    terms[i] += d * d
+            exact.add_fixed_by_class(squared_sum, codes, terms[:size], channels)
+        if absolute:
+            for i in range(size):
+                terms[i] = 0.0
+            for k in range(channels):
+                row = probabilities[k, start : start + TILE]
+                for i in range(size):
+                    p = np.float64(row[i])
+                    terms[i] += 1.0 - p if codes[i] == k else p
+            exact.add_fixed_by_class(absolute_sum, codes, terms[:size], channels)
 
 
 @kernel
