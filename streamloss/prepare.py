@@ -14,7 +14,7 @@ from streamloss.errors import InvalidInputError
 from streamloss.executors import available_workers
 from streamloss.options import ArrayFacts, settle
 from streamloss.partial import SLAB_BYTES, Block, Partial
-from streamloss.scan import Job
+from streamloss.scan import Job, reads_ahead
 from streamloss.statistic import needed
 from streamloss.stores import open_volume
 from streamloss.task import Task
@@ -120,6 +120,9 @@ def _plan(
     if task.classes.discovered:
         states += 8 * MAX_CLASSES**2
 
+    # A block that is read while another is scored is held beside it.
+    held = 1 + reads_ahead(arrays.values())
+
     def cost(shape: tuple[int, ...]) -> int:
         inner = [min(s, b.stop - b.start) for s, b in zip(shape, box, strict=True)]
         extents = [s + 2 * halo for s in inner]
@@ -128,7 +131,7 @@ def _plan(
         decoding = 0
         for volume in arrays.values():
             channels = volume.shape[:-ndim]
-            total += math.prod(channels) * voxels * volume.dtype.itemsize
+            total += held * math.prod(channels) * voxels * volume.dtype.itemsize
             # A block lies on a chunk border unless it is smaller than a chunk.
             part = tuple(slice(0, c) for c in channels) + tuple(
                 slice(0, min(e, size))

@@ -3,8 +3,12 @@
 What the statistics are and how blocks are spread over workers is not known here.
 """
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -13,6 +17,7 @@ from numpy.typing import NDArray
 from streamloss.blocks import Plan, widen
 from streamloss.partial import Block, Partial
 from streamloss.statistic import needed
+from streamloss.tally import empty_tally
 from streamloss.task import Classes, Task
 from streamloss.volume import Region, Volume
 
@@ -67,29 +72,64 @@ def scan(
         If a chunk cannot be read.
     """
     task = replace(job.task, classes=job.known[-1]) if job.known else job.task
-    partial = Partial(task)
-    # Fresh memory costs a page fault per page, a third of the time of a fast decoder.
-    buffers: dict[str, NDArray[np.uint8]] = {}
-    halo = job.halo
-    ndim = len(job.plan.region)
-    shape = job.truth.shape[-ndim:]
-    for number in numbers:
-        core_box = job.plan.block(int(number))
-        box, core = widen(core_box, halo, job.plan.region)
-        block = Block(
-            truth=_read(job.truth, box, "truth", buffers),
-            prediction=_read(job.prediction, box, "prediction", buffers),
-            mask=None if job.mask is None else _read(job.mask, box, "mask", buffers),
-            core=core,
-            origin=tuple(part.start for part in core_box),
-            shape=shape,
-        )
-        partial.absorb(block)
-        if partial.task is not task:
-            task = partial.task
-            job.known.append(task.classes)
-        progress(int(np.prod(block.core_shape)))
+    partial = Partial(task, tally=empty_tally(task, job.prediction.dtype))
+    with closing(_blocks(job, numbers)) as blocks:
+        for block in blocks:
+            partial.absorb(block)
+            if partial.task is not task:
+                task = partial.task
+                job.known.append(task.classes)
+            progress(int(np.prod(block.core_shape)))
     return partial
+
+
+def reads_ahead(volumes: Iterable[Volume]) -> bool:
+    """Tell whether a block is read while the one before it is scored.
+
+    That hides the time for which a slow store is waited for. It would gain nothing where
+    every core decodes files or scores arrays in memory, and takes a second set of buffers.
+    """
+    return any(
+        volume.reader != "direct" and volume.view((slice(0, 1),) * len(volume.shape)) is None
+        for volume in volumes
+    )
+
+
+def _blocks(job: Job, numbers: Iterable[int]) -> Generator[Block]:
+    """Yield blocks that each live until the next one is asked for, read ahead if that helps."""
+    # Fresh memory costs a page fault per page, a third of the time of a fast decoder.
+    buffers: tuple[dict[str, NDArray[np.uint8]], ...] = ({}, {})
+    volumes = (job.truth, job.prediction, *(() if job.mask is None else (job.mask,)))
+    if not reads_ahead(volumes):
+        for number in numbers:
+            yield _read_block(job, number, buffers[0])
+        return
+    pool = ThreadPoolExecutor(1, "streamloss-read")
+    try:
+        ready: Future[Block] | None = None
+        for number, unused in zip(numbers, cycle(buffers), strict=False):
+            following = pool.submit(_read_block, job, number, unused)
+            if ready is not None:
+                yield ready.result()
+            ready = following
+        if ready is not None:
+            yield ready.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read_block(job: Job, number: int, buffers: dict[str, NDArray[np.uint8]]) -> Block:
+    """Read a block of all arrays into buffers that are reused."""
+    core_box = job.plan.block(int(number))
+    box, core = widen(core_box, job.halo, job.plan.region)
+    return Block(
+        truth=_read(job.truth, box, "truth", buffers),
+        prediction=_read(job.prediction, box, "prediction", buffers),
+        mask=None if job.mask is None else _read(job.mask, box, "mask", buffers),
+        core=core,
+        origin=tuple(part.start for part in core_box),
+        shape=job.truth.shape[-len(core_box) :],
+    )
 
 
 def _read(
@@ -102,7 +142,7 @@ def _read(
     if in_memory is not None:
         return in_memory
     shape = tuple(part.stop - part.start for part in region)
-    size = int(np.prod(shape)) * volume.dtype.itemsize
+    size = math.prod(shape) * volume.dtype.itemsize
     if role not in buffers or buffers[role].size < size:
         buffers[role] = np.empty(size, np.uint8)
     out = buffers[role][:size].view(volume.dtype).reshape(shape)

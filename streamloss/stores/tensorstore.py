@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +83,7 @@ def open(source: Any, *, level: int, reader: str) -> "TensorStoreVolume":  # noq
     if scheme:
         location = name.removeprefix(scheme)
         if location.startswith(("/", "file://")):
-            location = Path(location.removeprefix("file://"))
+            location = Path(url2pathname(urlparse(location).path))
     try:
         if scheme != "n5://":
             info = _read_json(location, "info")
@@ -91,20 +93,21 @@ def open(source: Any, *, level: int, reader: str) -> "TensorStoreVolume":  # noq
             attributes = _read_json(location, "attributes.json")
             if "dimensions" in attributes or _read_json(location, "s0/attributes.json"):
                 return _open_n5(location, name, attributes, level)
-        if scheme:
-            raise InvalidInputError(f"{name!r} does not exist or holds no such volume")
+        if scheme or (isinstance(source, Path) and not zarr_store.matches(source)):
+            raise InvalidInputError(
+                f"{name!r} holds neither an N5 dataset, itself or as s0, nor a precomputed volume"
+            )
         volume = zarr_store.open(source, level=level, reader="zarr")
         spec = {
             "driver": "zarr3" if volume.array.metadata.zarr_format == 3 else "zarr",
             "kvstore": _kvstore(Path(volume.name) if isinstance(source, Path) else volume.name),
         }
         store = ts.open(spec, read=True, context=_context()).result()
-    except (ValueError, OSError) as error:
-        if isinstance(error, InvalidInputError):
-            raise
-        raise InvalidInputError(f"{name!r} cannot be opened by TensorStore: {_cause(error)}") from (
-            error
-        )
+    except InvalidInputError:
+        raise
+    except Exception as error:
+        message = f"{name!r} cannot be opened by TensorStore: {_cause(error)}"
+        raise InvalidInputError(message) from error
     return _volume(store, volume.name, volume.details, facts=volume)
 
 
@@ -133,7 +136,7 @@ class TensorStoreVolume:
 
     @lazy
     def store(self) -> Any:
-        """The open `tensorstore.TensorStore`."""
+        """Open what `spec` names, as a `tensorstore.TensorStore`."""
         return _import().open(self.spec, read=True, context=_context()).result()
 
     def view(self, region: Region) -> None:
@@ -179,7 +182,7 @@ class TensorStoreVolume:
     def _finish(self, index: tuple[int, ...], future: Any) -> None:
         try:
             future.result()
-        except (ValueError, OSError) as error:
+        except Exception as error:
             raise ReadError(
                 f"cannot read chunk {index} of {self.name!r}: {_cause(error)}"
             ) from error
