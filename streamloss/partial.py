@@ -153,12 +153,12 @@ class Partial:
             _sum(a.tally, b.tally),
         )
 
-    def settled(self) -> "Partial":
-        """Return the same sum with the tallied voxels in the states."""
+    def settled(self, dtype: np.dtype[Any]) -> "Partial":
+        """Return the same sum with the tallied voxels, predictions of `dtype`, in the states."""
         if self.tally is None:
             return self
         total = Partial(self.task)
-        for slab in slabs_by_digit(self.tally, self.task):
+        for slab in slabs_by_digit(self.tally, dtype, self.task):
             total = total.merge(total)
             if slab is not None:
                 part = Partial(self.task)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict
+from functools import cache
 from functools import partial as bind
 from importlib.metadata import version
 from typing import Any
@@ -196,7 +197,7 @@ def execute(
             result = result.merge(part)
             if not shares_memory:
                 advance(part.scored + part.ignored)
-    return result.settled()
+    return result.settled(run.job.prediction.dtype)
 
 
 def raise_faults(total: Partial, shape: tuple[int, ...], names: Mapping[str, str]) -> None:
@@ -298,8 +299,13 @@ def build_result(
         metrics=metrics,
         integrity=integrity,
         timing=timing,
-        versions={name: version(name) for name in ("streamloss", "numba", "numpy", "zarr")},
+        versions=_versions(),
     )
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("streamloss", "numba", "numpy", "zarr")}
 
 
 def _class_rows(total: Partial) -> tuple[dict[str, Any], ...]:

@@ -178,7 +178,10 @@ class Slab:
         if task.kind == "labels":
             found += self._label_faults("prediction", self.decision)
         elif task.kind == "probabilities":
-            if self._raw["prediction"].dtype.kind == "f":
+            raw = self._raw["prediction"]
+            # Half floats are checked as they are: they may never be widened, only counted.
+            half = raw.dtype == np.float16 and raw.ndim == 1
+            if raw.dtype.kind == "f" and not (half and _halves_in_unit(raw.view(np.uint16))):
                 found += _number_faults("prediction", self.scores, 0.0, 1.0)
         else:
             limit = self._value_limit("prediction", score_limit)
@@ -435,6 +438,15 @@ def _any_outside(numbers: NDArray[Any], low: Any, high: Any) -> bool:
             if not inside:
                 return True
     return False
+
+
+@kernel
+def _halves_in_unit(codes: NDArray[np.uint16]) -> bool:
+    """Whether the codes of float16 numbers are of 0 to 1; -0 counts as 0."""
+    outside = False
+    for i in range(codes.size):
+        outside |= codes[i] > 0x3C00 and codes[i] != 0x8000
+    return not outside
 
 
 @kernel

@@ -30,13 +30,13 @@ def empty_tally(task: Task, dtype: np.dtype[Any]) -> NDArray[np.int64] | None:
         task.kind == "probabilities"
         and task.channels == 1
         and task.hard_truth
-        and (dtype.kind == "u" and dtype.itemsize <= 2)
+        and (dtype.kind in "uf" and dtype.itemsize <= 2)
     ):
         return np.zeros((len(task.classes), 2 ** (8 * dtype.itemsize)), np.int64)
     return None
 
 
-def add_to_tally(slab: Slab, codes: NDArray[np.unsignedinteger], tally: NDArray[np.int64]) -> None:
+def add_to_tally(slab: Slab, codes: NDArray[Any], tally: NDArray[np.int64]) -> None:
     """Count the voxels of a slab.
 
     Parameters
@@ -44,10 +44,12 @@ def add_to_tally(slab: Slab, codes: NDArray[np.unsignedinteger], tally: NDArray[
     slab
         Tells the true classes.
     codes
-        Raw predictions, (n,).
+        Raw predictions of 8 or 16 bits, (n,).
     tally
         Changed in place.
     """
+    if codes.dtype.kind == "f":
+        codes = codes.view(np.uint16)
     if codes.dtype.itemsize == 1:
         # Neighbours often hold the same pair, and adding to one address waits for the last
         # addition to it; four tables take 16 KiB, of 16 bits they would leave the cache.
@@ -77,15 +79,30 @@ def _count(
         first[truth[i], codes[i]] += 1
 
 
-def slabs_by_digit(tally: NDArray[np.int64], task: Task) -> Iterator[Slab | None]:
+def slabs_by_digit(
+    tally: NDArray[np.int64], dtype: np.dtype[Any], task: Task
+) -> Iterator[Slab | None]:
     """Yield, from the highest binary digit of the counts down, the pairs that have it.
 
+    Parameters
+    ----------
+    tally
+        Voxels by class and code.
+    dtype
+        Type of the predictions that were counted.
+    task
+        The run's settings.
+
+    Notes
+    -----
     Doubling a sum before each slab and adding the slab to it gives every pair its count;
     None stands for no pair. That takes 40 slabs of a few hundred voxels instead of one
     update for each of them.
     """
     values = np.array(task.classes.values, np.int64)
-    dtype = np.dtype(np.uint8 if tally.shape[1] == 256 else np.uint16)
+    unsigned = np.dtype(f"u{dtype.itemsize}")
     for digit in reversed(range(int(tally.max()).bit_length())):
         classes, codes = np.nonzero((tally >> digit) & 1)
-        yield Slab(values[classes], codes.astype(dtype), task) if codes.size else None
+        yield (
+            Slab(values[classes], codes.astype(unsigned).view(dtype), task) if codes.size else None
+        )

@@ -36,7 +36,7 @@ _METADATA = ("zarr.json", ".zarray", ".zgroup")
 def matches(source: Any) -> bool:
     """Tell whether `source` is a URL, a Zarr folder or zip file, or an object of zarr-python."""
     if isinstance(source, str):
-        return True
+        return not source.startswith(("n5://", "precomputed://"))
     if isinstance(source, Path):
         if source.is_file():
             return source.suffix in (".zip", ".ozx")
