@@ -1,0 +1,75 @@
+"""Imports flow one way: a module uses only those that stand before it here."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import streamloss
+
+PACKAGE = Path(streamloss.__file__).parent
+ORDER = [
+    "errors",
+    "task",
+    "volume",
+    "lazy",
+    "kernel_cache",
+    "_jit",
+    "vecmath",
+    "exact",
+    "slab",
+    "statistic",
+    "losses",
+    "metrics",
+    "class_table",
+    "options",
+    "tally",
+    "partial",
+    "zarr_codecs",
+    "direct",
+    "ome",
+    "stores",
+    "blocks",
+    "scan",
+    "executors",
+    "prepare",
+    "result",
+    "tables",
+    "scoring",
+    "state",
+    "accumulator",
+    "",
+    "demo",
+    "cli",
+    "__main__",
+]
+# Metrics see neither volumes nor blocks, executors or chunks.
+ALLOWED = {"metrics": {"errors", "task", "_jit", "vecmath", "exact", "slab", "statistic", "losses"}}
+
+
+def room(path):
+    """The module, or the folder of modules, that a file belongs to."""
+    name = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    return "" if name == "__init__" else name
+
+
+def imported(node):
+    """The rooms of streamloss that a statement imports when the module is loaded."""
+    if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "streamloss":
+        parts = (node.module or "").split(".")
+        return [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+    if isinstance(node, ast.Import):
+        names = [alias.name.split(".") for alias in node.names]
+        return ["".join(name[1:2]) for name in names if name[0] == "streamloss"]
+    return []
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
+def test_imports_flow_one_way(path):
+    here = room(path)
+    for node in ast.parse(path.read_text()).body:
+        for other in imported(node):
+            if other == here:
+                continue
+            assert ORDER.index(other) < ORDER.index(here), f"{here} imports {other}"
+            assert other in ALLOWED.get(here, ORDER), f"{here} imports {other}"
