@@ -217,7 +217,9 @@ class Slab:
 def _number_faults(
     role: str, numbers: NDArray[np.floating], low: float, high: float
 ) -> list[Fault]:
-    # The limits are powers of two, so that rounding to the numbers' type does not move them.
+    # A limit past the numbers' type would be infinity in it, and let infinity pass.
+    largest = np.finfo(numbers.dtype).max
+    low, high = max(low, -float(largest)), min(high, float(largest))
     if not _any_outside(numbers, numbers.dtype.type(low), numbers.dtype.type(high)):
         return []
     finite = np.isfinite(numbers)

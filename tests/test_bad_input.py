@@ -631,3 +631,22 @@ def test_a_result_without_one_of_its_parts_is_refused(part):
     plain = sl.score(LABELS, LABELS).to_dict()
     del plain[part]
     refused(lambda: sl.Result.from_json(json.dumps(plain)), "result")
+
+
+@pytest.mark.parametrize("metric", ["hinge_loss", "squared_hinge_loss", "dice", "cross_entropy"])
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_logits_that_are_not_finite_are_refused_by_every_metric_and_type(metric, dtype, bad):
+    logits = np.array([1, bad, -2, bad], dtype)
+    truth = np.array([0, 1, 1, 0], np.uint8)
+    refused(
+        lambda: sl.score(truth, logits, kind="logits", metrics=metric),
+        "2 values not finite",
+        "(1,)",
+    )
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4"])
+def test_the_largest_finite_logits_are_taken_by_hinge_loss(dtype):
+    largest = float(np.finfo(dtype).max)
+    assert sl.hinge_loss(np.array([0], np.uint8), np.array([largest], dtype)) == 1 + largest
