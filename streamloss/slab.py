@@ -14,27 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamloss import vecmath
-from streamloss._jit import inlined, kernel
+from streamloss._jit import kernel
 from streamloss.lazy import lazy
 from streamloss.task import Classes, Task
+from streamloss.words import any_from
 
 OUTSIDE_UNIT = "outside [0, 1]"
 NOT_FINITE = "not finite (NaN or infinity)"
 TOO_LARGE = "too large to be scored exactly"
 NO_CLASS = "not among the classes"
 NEGATIVE = "negative"
-
-LOW_BITS = np.uint64(0x0101010101010101)
-"""The lowest bit of each byte of a word."""
-
-WORDS = 240
-"""Words of 8 bytes, each byte 0 or 1, that can be added up before a byte overflows."""
-
-_LOW_SEVEN = np.uint64(0x7F7F7F7F7F7F7F7F)
-_HIGH_BITS = np.uint64(0x8080808080808080)
-_EVEN_BYTES = np.uint64(0x00FF00FF00FF00FF)
-_EVEN_ONES = np.uint64(0x0001000100010001)
-_SHORT_SEVEN = np.uint64(0x7FFF7FFF7FFF7FFF)
 
 _TILE = 2048
 
@@ -358,74 +347,6 @@ def _encode_search(
             last = value
             known = True
         out[i] = code
-
-
-@inlined
-def byte_sum(word: np.uint64) -> Any:
-    """Return the sum of the 8 bytes of a word."""
-    pairs = (word & _EVEN_BYTES) + ((word >> np.uint64(8)) & _EVEN_BYTES)
-    return np.int64((pairs * _EVEN_ONES) >> np.uint64(48))
-
-
-@kernel
-def any_from(codes: NDArray[Any], classes: int) -> bool:
-    """Return whether any code is at or above `classes`.
-
-    Parameters
-    ----------
-    codes
-        uint8 or uint16, one dimension.
-    classes
-        From 1 to the largest value of the type.
-    """
-    # By words of 8 bytes, because Numba widens every uint8 to int64. A lane is at or above a
-    # bound of up to half its range if its high bit is set or gets set by adding the distance
-    # between bound and half the range to its other bits; above half, if both.
-    lanes = 8 // codes.itemsize
-    half = 128 if codes.itemsize == 1 else 32768
-    ones = LOW_BITS if codes.itemsize == 1 else _EVEN_ONES
-    others = _LOW_SEVEN if codes.itemsize == 1 else _SHORT_SEVEN
-    small = classes <= half
-    distance = ones * np.uint64(half - classes if small else 2 * half - classes)
-    edge = codes.size - codes.size % lanes
-    words = codes[:edge].view(np.uint64)
-    found = np.uint64(0)
-    if small:
-        for i in range(words.size):
-            found |= ((words[i] & others) + distance) | words[i]
-    else:
-        for i in range(words.size):
-            found |= ((words[i] & others) + distance) & words[i]
-    rest = False
-    for i in range(edge, codes.size):
-        rest |= codes[i] >= classes
-    return rest or (found & ~others) != np.uint64(0)
-
-
-@inlined
-def count_equal(codes: NDArray[Any], code: int) -> int:
-    """Return the number of voxels of a code, for uint8 or uint16 codes of one dimension."""
-    if codes.itemsize > 1:
-        found = 0
-        for i in range(codes.size):
-            found += codes[i] == code
-        return found
-    edge = codes.size - codes.size % 8
-    words = codes[:edge].view(np.uint64)
-    wanted = LOW_BITS * np.uint64(code)
-    different = 0
-    for start in range(0, words.size, WORDS):
-        part = words[start : start + WORDS]
-        sums = np.uint64(0)
-        for i in range(part.size):
-            # The high bit of a byte is set by adding 127 unless all other bits are clear.
-            bits = part[i] ^ wanted
-            bits |= (bits & _LOW_SEVEN) + _LOW_SEVEN
-            sums += (bits & _HIGH_BITS) >> np.uint64(7)
-        different += byte_sum(sums)
-    for i in range(edge, codes.size):
-        different += codes[i] != code
-    return codes.size - different
 
 
 @kernel

@@ -17,6 +17,7 @@ ORDER = [
     "_jit",
     "vecmath",
     "exact",
+    "words",
     "slab",
     "statistic",
     "losses",
@@ -28,6 +29,7 @@ ORDER = [
     "zarr_codecs",
     "direct",
     "ome",
+    "zarr_memory",
     "stores",
     "blocks",
     "scan",
@@ -44,7 +46,8 @@ ORDER = [
     "__main__",
 ]
 # Metrics see neither volumes nor blocks, executors or chunks.
-ALLOWED = {"metrics": {"errors", "task", "_jit", "vecmath", "exact", "slab", "statistic", "losses"}}
+KERNELS = {"_jit", "vecmath", "exact", "words"}
+ALLOWED = {"metrics": {"errors", "task", "slab", "statistic", "losses", *KERNELS}}
 
 
 def room(path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from streamloss import exact, slab
+from streamloss import exact, slab, words
 from streamloss.metrics import confusion, likelihood, moments
 
 pytestmark = pytest.mark.skipif(
@@ -33,7 +33,7 @@ def likelihood_arguments(scores, groups):
 # Kernel, arguments, and the packed instructions without which it cannot be fast.
 CASES = {
     "binary counts": (confusion.count_pairs, (BYTES, BYTES, sums(2, 2)), ["vpand", "vpaddq"]),
-    "label range": (slab.any_from, (BYTES, 4), ["vpaddq", "vpor"]),
+    "label range": (words.any_from, (BYTES, 4), ["vpaddq", "vpor"]),
     "score range": (
         slab._any_outside,
         (SINGLES, np.float32(0), np.float32(1)),

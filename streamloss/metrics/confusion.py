@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamloss._jit import inlined, kernel
-from streamloss.slab import LOW_BITS, WORDS, Slab, byte_sum
+from streamloss.slab import Slab
 from streamloss.statistic import Field, Metric, Score, Statistic, mean_over_classes
 from streamloss.task import Kind, Task
+from streamloss.words import LOW_BITS, WORDS, byte_sum
 
 _NONE = np.uint64(0)
 _ONE = np.uint64(1)

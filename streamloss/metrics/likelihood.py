@@ -14,9 +14,10 @@ from streamloss import exact, vecmath
 from streamloss._jit import inlined, kernel
 from streamloss.errors import InvalidInputError
 from streamloss.losses import REDUCTION, loss_score, reference_loss
-from streamloss.slab import Slab, count_equal
+from streamloss.slab import Slab
 from streamloss.statistic import Field, Metric, Parameter, Score, Statistic, number
 from streamloss.task import Task
+from streamloss.words import count_equal
 
 # With this many voxels the float64 buffers of a tile stay in the first-level cache.
 TILE = 512

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from streamloss import exact, vecmath
 from streamloss._jit import inlined, kernel
 from streamloss.losses import REDUCTION, loss_score, reference_loss, root
-from streamloss.slab import Slab, count_equal
+from streamloss.slab import Slab
 from streamloss.statistic import Field, Metric, Score, Statistic, mean_over_classes
 from streamloss.task import Task
+from streamloss.words import count_equal
 
 TILE = 2048
 
