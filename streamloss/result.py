@@ -34,6 +34,8 @@ class MetricResult:
         The formula.
     counts
         Whole numbers beside it: undefined classes, clipped voxels.
+    details
+        What is more than a number: the points of a curve, a matrix.
     """
 
     value: float
@@ -42,6 +44,7 @@ class MetricResult:
     error_bound: float
     definition: str
     counts: Mapping[str, int] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class Result:
                 "error_bound": _null(metric.error_bound),
                 "definition": metric.definition,
                 **metric.counts,
+                **({"details": dict(metric.details)} if metric.details else {}),
             }
             for name, metric in self.metrics.items()
         }
@@ -125,7 +129,7 @@ class Result:
         lacking = [name for name in parts if name not in plain]
         if lacking:
             raise InvalidInputError(f"not a whole result: it lacks {', '.join(lacking)}")
-        known = {"value", "per_class", "unit", "error_bound", "definition"}
+        known = {"value", "per_class", "unit", "error_bound", "definition", "details"}
         metrics = {
             name: MetricResult(
                 value=_nan(entry["value"]),
@@ -134,6 +138,7 @@ class Result:
                 error_bound=_nan(entry["error_bound"]),
                 definition=entry["definition"],
                 counts={key: entry[key] for key in entry if key not in known},
+                details=entry.get("details", {}),
             )
             for name, entry in plain["metrics"].items()
         }

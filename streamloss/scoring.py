@@ -278,6 +278,7 @@ def build_result(
             error_bound=got.error_bound,
             definition=metric.formula,
             counts=got.counts,
+            details=got.details,
         )
     settings = asdict(task)
     table = settings.pop("classes")

@@ -7,11 +7,11 @@ in `metrics/`; nothing here knows any of them.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,19 @@ from numpy.typing import NDArray
 from streamloss import exact
 from streamloss.task import Kind, Task
 
-if TYPE_CHECKING:
-    pass
-
 State = Any
 """A NamedTuple of int64 arrays, its type declared by the statistic."""
 
 Axis = Literal["class", "truth_group", "channel"] | int
+
+
+Invariance = Literal["class_permutation", "true_negatives", "duplication", "monotone_scores"]
+INVARIANCES: dict[Invariance, str] = {
+    "class_permutation": "renaming the classes, background aside, in truth and prediction alike",
+    "true_negatives": "adding voxels that are background in both",
+    "duplication": "scoring every voxel twice",
+    "monotone_scores": "a strictly increasing map of the scores",
+}
 
 
 class Field(NamedTuple):
@@ -58,12 +64,16 @@ class Score:
         How far `value` can be from the number its definition gives.
     counts
         Further whole numbers that belong beside it, such as clipped voxels.
+    details
+        What is more than a number: the points of a curve, a matrix. Lists, strings and
+        numbers in dictionaries, as JSON has them, with None for what is undefined.
     """
 
     value: float
     per_class: Mapping[int, float] = field(default_factory=dict)
     error_bound: float = 0.0
     counts: Mapping[str, int] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,6 +135,13 @@ class Metric:
         Options of the metric.
     differs
         Which well-known packages define the name otherwise, and how.
+    conventions
+        By the name of such a package, the options that give its numbers.
+    invariances
+        What leaves the value alone, of `INVARIANCES`.
+    combine
+        How the values of independent structures give one: their mean, or for numbers
+        of voxels their sum.
     """
 
     name: str
@@ -143,6 +160,28 @@ class Metric:
     unit: str = ""
     parameters: tuple[Parameter, ...] = ()
     differs: str = ""
+    conventions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    invariances: frozenset[Invariance] = frozenset()
+    combine: Literal["mean", "sum"] = "mean"
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Further metrics of a statistic that is declared in another file of `metrics/`.
+
+    Attributes
+    ----------
+    statistic
+        Name of the statistic.
+    metrics
+        What else can be read from it.
+    reference
+        As `Statistic.reference`, of these metrics.
+    """
+
+    statistic: str
+    metrics: tuple[Metric, ...]
+    reference: Callable[..., dict[str, tuple[float, dict[int, float]]]]
 
 
 @dataclass(frozen=True)
@@ -265,7 +304,10 @@ def mean_over_classes(
 
 
 def discover() -> dict[str, Statistic]:
-    """Return every statistic by name: the `STATISTIC` of each module in `metrics/`."""
+    """Return every statistic by name, with all the metrics that `metrics/` reads from it.
+
+    A module there declares a `STATISTIC`, or as `READINGS` further metrics of one.
+    """
     return {statistic.name: statistic for statistic in _discovered()}
 
 
@@ -273,7 +315,28 @@ def discover() -> dict[str, Statistic]:
 def _discovered() -> tuple[Statistic, ...]:
     package = import_module("streamloss.metrics")
     names = sorted(module.name for module in iter_modules(package.__path__))
-    return tuple(import_module(f"streamloss.metrics.{name}").STATISTIC for name in names)
+    modules = [import_module(f"streamloss.metrics.{name}") for name in names]
+    readings = [module.READINGS for module in modules if hasattr(module, "READINGS")]
+    return tuple(
+        _with_readings(
+            module.STATISTIC, [r for r in readings if r.statistic == module.STATISTIC.name]
+        )
+        for module in modules
+        if hasattr(module, "STATISTIC")
+    )
+
+
+def _with_readings(statistic: Statistic, readings: Sequence[Readings]) -> Statistic:
+    own = statistic.reference
+
+    def reference(*args: Any) -> dict[str, tuple[float, dict[int, float]]]:
+        results = {} if own is None else own(*args)
+        for more in readings:
+            results |= more.reference(*args)
+        return results
+
+    metrics = (*statistic.metrics, *(metric for more in readings for metric in more.metrics))
+    return replace(statistic, metrics=metrics, reference=reference)
 
 
 def metric_names() -> list[str]:
