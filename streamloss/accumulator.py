@@ -23,7 +23,8 @@ class Accumulator:
 
     Parameters
     ----------
-    metrics, kind, classes, background, include_background, ignore_label, threshold, spacing
+    metrics, kind, classes, background, include_background, ignore_label, regions, multilabel, \
+    threshold, spacing
         As for `streamloss.score`. What is not given is settled by the first chunk.
     **parameters
         Options of the metrics, such as `eps`, `alpha`, `gamma`, `reduction`.
@@ -49,6 +50,8 @@ class Accumulator:
         background: int | None = 0,
         include_background: bool = False,
         ignore_label: int | None = None,
+        regions: Any = None,
+        multilabel: bool = False,
         threshold: float = 0.5,
         spacing: Sequence[float] | None = None,
         **parameters: Any,
@@ -61,13 +64,15 @@ class Accumulator:
             "background": background,
             "include_background": include_background,
             "ignore_label": ignore_label,
+            "regions": regions,
+            "multilabel": multilabel,
             "threshold": threshold,
             "spacing": spacing,
             **parameters,
         }
         self._partial: Partial | None = None
 
-    def update(self, truth: Any, prediction: Any, mask: Any = None) -> None:
+    def update(self, truth: Any, prediction: Any, mask: Any = None, weights: Any = None) -> None:
         r"""Add a chunk; if it is refused, nothing of it is added.
 
         Parameters
@@ -78,6 +83,8 @@ class Accumulator:
             Labels or values (\*shape), or scores (\*shape) or (C, \*shape).
         mask
             Voxels where it is not zero are scored, (\*shape); by default all.
+        weights
+            How often each voxel counts, whole numbers (\*shape); by default once.
 
         Raises
         ------
@@ -90,19 +97,32 @@ class Accumulator:
         task = settle(facts["truth"], facts["prediction"], **self._options)
         if self._partial is not None:
             task = _same_task(self._partial.task, task)
-        ndim = arrays["truth"].ndim - (task.soft_truth and task.channels > 1)
+        ndim = arrays["truth"].ndim - task.truth_has_channels
         shape = arrays["truth"].shape[arrays["truth"].ndim - ndim :]
-        if mask is not None:
-            mask = _native(mask, "mask")
-            if mask.shape != shape or mask.dtype.kind == "f":
+        for role, given in (("mask", mask), ("weights", weights)):
+            if given is None:
+                continue
+            arrays[role] = _native(given, role)
+            if arrays[role].shape != shape or arrays[role].dtype.kind == "f":
                 raise InvalidInputError(
-                    f"mask must be integer or boolean of shape {shape}, "
-                    f"it is {mask.dtype} of shape {mask.shape}"
+                    f"{role} must be integer or boolean of shape {shape}, "
+                    f"it is {arrays[role].dtype} of shape {arrays[role].shape}"
                 )
-        chunk = Partial(task)
+        chunk = Partial(replace(task, weighted=weights is not None))
         core = tuple(slice(0, size) for size in shape)
-        chunk.absorb(Block(**arrays, mask=mask, core=core, origin=(0,) * ndim, shape=shape))
-        raise_faults(chunk, shape, {"truth": "chunk", "prediction": "chunk"})
+        chunk.absorb(
+            Block(
+                arrays["truth"],
+                arrays["prediction"],
+                arrays.get("mask"),
+                core,
+                origin=(0,) * ndim,
+                shape=shape,
+                weights=arrays.get("weights"),
+            )
+        )
+        raise_faults(chunk, shape, dict.fromkeys(arrays, "chunk"))
+        chunk = chunk.settled(arrays["prediction"].dtype)
         self._partial = chunk if self._partial is None else self._partial.merge(chunk)
 
     def merge(self, other: "Accumulator") -> None:
@@ -149,12 +169,12 @@ class Accumulator:
         accumulator = cls(
             task.metrics,
             kind=task.kind,
-            classes=None
-            if table.discovered or not len(table)
-            else dict(zip(table.names, table.values, strict=True)),
+            classes=_classes_option(task),
             background=table.background,
             include_background=table.include_background,
             ignore_label=task.ignore_label,
+            regions={s.name: s.labels for s in task.structures if s.labels} or None,
+            multilabel=bool(task.structures) and not task.structures[0].labels,
             threshold=task.threshold,
             spacing=task.spacing,
             **task.parameters,
@@ -166,6 +186,16 @@ class Accumulator:
         if self._partial is None:
             raise InvalidInputError("no chunk was added yet: call update first")
         return self._partial
+
+
+def _classes_option(task: Task) -> Any:
+    """Return `classes` as it would give this task."""
+    table = task.classes
+    if task.structures:
+        return None if task.structures[0].labels else [s.name for s in task.structures]
+    if table.discovered or not len(table):
+        return None
+    return dict(zip(table.names, table.values, strict=True))
 
 
 def _native(array: Any, role: str) -> NDArray[Any]:

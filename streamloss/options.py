@@ -14,13 +14,14 @@ import numpy as np
 from streamloss.class_table import is_integer, parse_classes, settle_classes, split_list
 from streamloss.errors import InvalidInputError
 from streamloss.statistic import Parameter, definitions, metric_names, needed, parameters
+from streamloss.structures import settle_structures
 from streamloss.task import KINDS, Kind, Task
 
 CHANNEL_AXES = ("c", "channel", "class")
 KEYWORDS = (
     *("metrics", "kind", "classes", "background", "include_background", "ignore_label"),
-    *("mask", "threshold", "spacing", "region", "level", "missing", "max_memory", "workers"),
-    *("executor", "reader", "progress"),
+    *("mask", "weights", "regions", "multilabel", "threshold", "spacing", "region", "level"),
+    *("missing", "max_memory", "workers", "executor", "reader", "progress"),
 )
 """The keywords of `score` that belong to no metric, for suggestions."""
 
@@ -43,6 +44,9 @@ def settle(
     background: int | None = 0,
     include_background: bool = False,
     ignore_label: int | None = None,
+    regions: Any = None,
+    multilabel: bool = False,
+    weighted: bool = False,
     threshold: float = 0.5,
     spacing: Sequence[float] | None = None,
     **given: Any,
@@ -56,14 +60,22 @@ def settle(
     """
     check_keywords(given)
     names = parse_metrics(metrics)
-    if not isinstance(include_background, bool):
-        raise InvalidInputError(
-            f"include_background must be true or false, got {include_background!r}"
-        )
+    for name, flag in (("include_background", include_background), ("multilabel", multilabel)):
+        if not isinstance(flag, bool):
+            raise InvalidInputError(f"{name} must be true or false, got {flag!r}")
     settled_kind = _kind(kind, truth, prediction, names)
     if not truth.shape:
         raise InvalidInputError("truth has shape (): expected an array of at least one axis")
-    channels, soft_truth = _layout(settled_kind, truth, prediction, classes)
+    structures = settle_structures(
+        settled_kind, truth.shape, prediction.shape, regions, multilabel, classes
+    )
+    if structures:
+        # Each is a binary problem, labels 0 and 1.
+        classes, background, include_background = (0, 1), 0, False
+        channels = 0 if settled_kind == "labels" else 1
+        soft_truth = truth.dtype.kind == "f"
+    else:
+        channels, soft_truth = _layout(settled_kind, truth, prediction, classes)
     if classes is None and settled_kind == "labels" and _takes_zero_one_labels(names):
         classes = (0, 1)
     table = settle_classes(
@@ -86,11 +98,16 @@ def settle(
         threshold=_number("threshold", threshold, 0.0, 1.0),
         spacing=_spacing(spacing),
         ignore_label=label,
+        structures=structures,
+        weighted=weighted,
     )
     _check_metrics(task)
     task = _with_parameters(task, given)
     for statistic in needed(task):
         statistic.validate(task)
+        if weighted and statistic.halo:
+            unfit = [metric.name for metric in statistic.metrics if task.asks(metric.name)]
+            raise InvalidInputError(f"{', '.join(unfit)} cannot be scored with weights of voxels")
     return task
 
 

@@ -4,6 +4,7 @@ A `Partial` takes in blocks of raw voxels and merges with others. It knows
 nothing of volumes, files or threads.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -14,14 +15,17 @@ from numpy.typing import NDArray
 from streamloss.class_table import MAX_CLASSES
 from streamloss.errors import InvalidInputError
 from streamloss.lazy import lazy
-from streamloss.slab import Fault, Slab, UnknownLabelsError, Window
+from streamloss.slab import Fault, Slab, UnknownLabelsError, Window, encode
 from streamloss.statistic import State, Statistic, needed
-from streamloss.tally import add_to_tally, slabs_by_digit
-from streamloss.task import Task
+from streamloss.tally import add_to_tally, empty_tally, slabs_by_digit
+from streamloss.task import Classes, Structure, Task
 
 # Kernels run over one slab after another while it is in the second-level cache;
 # larger slabs spread the cost of calling a kernel over more voxels.
 SLAB_BYTES = 2**20
+MAX_WEIGHT = 65535
+"""With larger weights the counts of a huge volume might not fit in 64 bits."""
+NO_WEIGHT = f"outside 0 to {MAX_WEIGHT:,}"
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Block:
         Raw arrays over the box, (*box) or (C, *box).
     mask
         Voxels that are not zero are scored; None scores all.
+    weights
+        How often each voxel counts, an integer from 0 to 65,535; None for once.
     core
         Where in the box the voxels are that this block stands for; the rest is halo.
     origin
@@ -48,6 +54,7 @@ class Block:
     core: tuple[slice, ...]
     origin: tuple[int, ...]
     shape: tuple[int, ...]
+    weights: NDArray[Any] | None = None
 
     @lazy
     def core_shape(self) -> tuple[int, ...]:
@@ -85,6 +92,10 @@ class Partial:
     tally
         Voxels by true class and prediction code that are still to enter the states,
         or None if voxels enter them at once.
+    parts
+        What a task of several structures or of weighted voxels is made of, which has no
+        states itself: a partial of each structure by its name, or of the voxels whose weight
+        has a binary digit, by the number of the digit.
     """
 
     task: Task
@@ -93,10 +104,26 @@ class Partial:
     ignored: int = 0
     faults: dict[tuple[str, str], Fault] = field(default_factory=dict)
     tally: NDArray[np.int64] | None = None
+    parts: dict[str, "Partial"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.states:
+        if self.task.weighted:
+            return
+        if self.task.structures:
+            for structure in self.task.structures:
+                self.parts.setdefault(structure.name, Partial(self.task.of_part()))
+        elif not self.states:
             self.states = {s.name: s.empty(self.task) for s in self._statistics}
+
+    @classmethod
+    def start(cls, task: Task, dtype: np.dtype[Any]) -> "Partial":
+        """Return an empty sum for predictions of `dtype`, tallied where that pays."""
+        if task.weighted:
+            return cls(task)
+        if task.structures:
+            part = task.of_part()
+            return cls(task, parts={s.name: cls.start(part, dtype) for s in task.structures})
+        return cls(task, tally=empty_tally(task, dtype))
 
     def __reduce__(self) -> tuple[type["Partial"], tuple[Any, ...]]:
         # Statistics hold functions and are found again by name where this is unpickled.
@@ -118,6 +145,9 @@ class Partial:
         InvalidInputError
             If more classes turn up than a discovered table may hold.
         """
+        if self.task.weighted or self.task.structures:
+            self._absorb_parts(block)
+            return
         truth, prediction = block.flat(block.truth), block.flat(block.prediction)
         keep = self._keep(block, truth)
         voxels = truth.shape[-1]
@@ -137,24 +167,106 @@ class Partial:
                 if statistic.halo:
                     self._update(statistic, self._window(block))
 
+    def _absorb_parts(self, block: Block) -> None:
+        """Give each part its share of a block."""
+        keep = np.ones(block.truth.shape[block.truth.ndim - len(block.core) :], np.bool_)
+        if block.mask is not None:
+            keep &= block.mask != 0
+        if self.task.ignore_label is not None:
+            channels = tuple(range(block.truth.ndim - len(block.core)))
+            keep &= (block.truth != self.task.ignore_label).all(axis=channels)
+        weights = self._checked_weights(block) if self.task.weighted else None
+        if weights is not None:
+            keep &= weights > 0
+        scored = int(np.count_nonzero(keep[block.core]))
+        self.scored += scored
+        self.ignored += math.prod(block.core_shape) - scored
+        # Where nothing is left out, nothing need be taken out.
+        rest = replace(block, mask=None if scored == keep.size else keep, weights=None)
+        if weights is not None:
+            self._absorb_by_weight(rest, weights)
+        else:
+            for index, structure in enumerate(self.task.structures):
+                self.parts[structure.name].absorb(_block_of(rest, index, structure))
+
+    def _checked_weights(self, block: Block) -> NDArray[Any]:
+        weights = block.weights
+        assert weights is not None, "the blocks of a weighted run have weights"
+        bad = (weights < 0) | (weights > MAX_WEIGHT)
+        inner = bad[block.core].reshape(-1)
+        if not inner.any():
+            return weights
+        first = int(inner.argmax())
+        value = weights[block.core].reshape(-1)[first]
+        index = block.index_in_volume(first)
+        fault = Fault("weights", NO_WEIGHT, int(inner.sum()), index, float(value))
+        self._note(fault)
+        return np.where(bad, 0, weights)
+
+    def _note(self, fault: Fault) -> None:
+        key = (fault.role, fault.reason)
+        self.faults[key] = _join(self.faults[key], fault) if key in self.faults else fault
+
+    def _absorb_by_weight(self, block: Block, weights: NDArray[Any]) -> None:
+        for digit in range(int(weights.max()).bit_length()):
+            has_digit = (weights >> digit) & 1 != 0
+            if block.mask is not None:
+                has_digit &= block.mask
+            if has_digit[block.core].any():
+                name = str(digit)
+                if name not in self.parts:
+                    self.parts[name] = Partial.start(self.task.of_part(), block.prediction.dtype)
+                self.parts[name].absorb(replace(block, mask=has_digit))
+
+    def faulty(self) -> "tuple[str, Partial] | None":
+        """Return the first part with faults and the name of its structure, or None."""
+        if self.faults:
+            return "", self
+        for name, part in self.parts.items():
+            found = part.faulty()
+            if found is not None:
+                return (found[0] if self.task.weighted else name), found[1]
+        return None
+
     def merge(self, other: "Partial") -> "Partial":
         """Return the sum of both; exactly associative and commutative."""
+        if self.task.weighted or self.task.structures:
+            names = {**self.parts, **other.parts}
+            return Partial(
+                self.task,
+                scored=self.scored + other.scored,
+                ignored=self.ignored + other.ignored,
+                faults=_joined(self.faults, other.faults),
+                parts={
+                    name: self.parts[name].merge(other.parts[name])
+                    if name in self.parts and name in other.parts
+                    else names[name]
+                    for name in names
+                },
+            )
         values = {*self.task.classes.values, *other.task.classes.values}
         a, b = self._with_classes(values), other._with_classes(values)
-        faults = dict(a.faults)
-        for key, fault in b.faults.items():
-            faults[key] = _join(faults[key], fault) if key in faults else fault
         return Partial(
             a.task,
             {s.name: s.merge(a.states[s.name], b.states[s.name]) for s in a._statistics},
             a.scored + b.scored,
             a.ignored + b.ignored,
-            faults,
+            _joined(a.faults, b.faults),
             _sum(a.tally, b.tally),
         )
 
     def settled(self, dtype: np.dtype[Any]) -> "Partial":
         """Return the same sum with the tallied voxels, predictions of `dtype`, in the states."""
+        if self.task.weighted:
+            total = Partial(replace(self.task, weighted=False))
+            for digit, part in self.parts.items():
+                total = total.merge(part.settled(dtype).times(2 ** int(digit)))
+            return replace(
+                total, scored=self.scored, ignored=self.ignored, faults=self.faults | total.faults
+            )
+        if self.task.structures:
+            parts = {name: part.settled(dtype) for name, part in self.parts.items()}
+            return replace(self, parts=parts)
         if self.tally is None:
             return self
         total = Partial(self.task)
@@ -204,9 +316,7 @@ class Partial:
             return
         for fault in faults:
             index = fault.first if chosen is None else int(np.flatnonzero(chosen)[fault.first])
-            found = fault._replace(first=block.index_in_volume(start + index))
-            key = (fault.role, fault.reason)
-            self.faults[key] = _join(self.faults[key], found) if key in self.faults else found
+            self._note(fault._replace(first=block.index_in_volume(start + index)))
         self.scored += slab.voxels
         if self.faults:
             return
@@ -274,10 +384,44 @@ class Partial:
         )
 
 
+def state_bytes(task: Task) -> int:
+    """Return the memory the states of a task take at most."""
+    if task.weighted:
+        return MAX_WEIGHT.bit_length() * state_bytes(task.of_part())
+    if task.structures:
+        return len(task.structures) * state_bytes(task.of_part())
+    table = 8 * MAX_CLASSES**2 if task.classes.discovered else 0
+    return table + sum(statistic.state_bytes(task) for statistic in needed(task))
+
+
+def _block_of(block: Block, index: int, structure: Structure) -> Block:
+    """Return the binary problem of one structure in a block of several."""
+    ndim = len(block.core)
+    if not structure.labels:
+        return replace(block, truth=block.truth[index], prediction=block.prediction[index])
+    truth = _holds(block.truth, structure.labels)
+    if block.prediction.ndim > ndim:
+        return replace(block, truth=truth, prediction=block.prediction[index])
+    return replace(block, truth=truth, prediction=_holds(block.prediction, structure.labels))
+
+
+def _holds(labels: NDArray[Any], values: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Tell for each voxel whether its label is one of some values."""
+    region = Classes(values)
+    codes = encode(np.ascontiguousarray(labels).reshape(-1), region)
+    return (codes < len(region)).reshape(labels.shape)
+
+
 def _sum(a: NDArray[np.int64] | None, b: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
     if a is None or b is None:
         return b if a is None else a
     return a + b
+
+
+def _joined(
+    a: dict[tuple[str, str], Fault], b: dict[tuple[str, str], Fault]
+) -> dict[tuple[str, str], Fault]:
+    return a | {key: _join(a[key], fault) if key in a else fault for key, fault in b.items()}
 
 
 def _join(a: Fault, b: Fault) -> Fault:

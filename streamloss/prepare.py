@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamloss.blocks import format_bytes, plan
-from streamloss.class_table import MAX_CLASSES, is_integer, split_list
+from streamloss.class_table import is_integer, split_list
 from streamloss.errors import InvalidInputError
 from streamloss.executors import available_workers
 from streamloss.options import ArrayFacts, settle
-from streamloss.partial import SLAB_BYTES, Block, Partial
+from streamloss.partial import SLAB_BYTES, Block, Partial, state_bytes
 from streamloss.scan import Job, reads_ahead
 from streamloss.statistic import needed
 from streamloss.stores import open_volume
@@ -64,6 +64,7 @@ def prepare(
     prediction: Any,
     *,
     mask: Any = None,
+    weights: Any = None,
     spacing: Sequence[float] | None = None,
     region: Any = None,
     level: int = 0,
@@ -81,19 +82,29 @@ def prepare(
     facts = {
         role: ArrayFacts(volume.shape, volume.dtype, volume.axes) for role, volume in arrays.items()
     }
-    task = settle(facts["truth"], facts["prediction"], spacing=spacing, **options)
-    ndim = len(arrays["truth"].shape) - (task.soft_truth and task.channels > 1)
+    task = settle(
+        facts["truth"],
+        facts["prediction"],
+        spacing=spacing,
+        weighted=weights is not None,
+        **options,
+    )
+    ndim = len(arrays["truth"].shape) - task.truth_has_channels
     shape = arrays["truth"].shape[-ndim:]
-    if mask is not None:
-        arrays["mask"] = open_volume(mask, role="mask", level=level, reader=reader)
-        if arrays["mask"].shape != shape:
+    for role, source in (("mask", mask), ("weights", weights)):
+        if source is None:
+            continue
+        volume = open_volume(source, role=role, level=level, reader=reader)
+        if volume.shape != shape:
             raise InvalidInputError(
-                f"mask has shape {arrays['mask'].shape}, expected {shape} as the truth"
+                f"{role} has shape {volume.shape}, expected {shape} as the truth"
             )
-        if arrays["mask"].dtype.kind == "f":
+        if volume.dtype.kind == "f":
+            hint = ": a voxel of weight 3 counts as three" if role == "weights" else ""
             raise InvalidInputError(
-                f"mask must be of an integer or boolean type, it is {arrays['mask'].dtype}"
+                f"{role} must be of an integer or boolean type, it is {volume.dtype}{hint}"
             )
+        arrays[role] = volume
     if missing not in ("fill", "error"):
         raise InvalidInputError(f"missing must be fill or error, got '{missing}'")
     if missing == "error":
@@ -116,9 +127,9 @@ def _plan(
     if not is_integer(wanted) or isinstance(wanted, str) or wanted < 1:
         raise InvalidInputError(f"workers must be a number of at least 1, got {workers!r}")
     halo = max(statistic.halo for statistic in needed(task))
-    states = sum(statistic.state_bytes(task) for statistic in needed(task))
-    if task.classes.discovered:
-        states += 8 * MAX_CLASSES**2
+    states = state_bytes(task)
+    # What is derived of a block for its parts: truth, prediction and two masks, of a byte each.
+    derived = 4 * bool(task.weighted or task.structures)
 
     # A block that is read while another is scored is held beside it.
     held = 1 + reads_ahead(arrays.values())
@@ -138,7 +149,7 @@ def _plan(
                 for e, size in zip(extents, volume.shape[-ndim:], strict=True)
             )
             decoding = max(decoding, volume.decode_bytes(part))
-        return int(total + decoding + 4 * voxels * bool(halo))
+        return int(total + decoding + (4 * bool(halo) + derived) * voxels)
 
     # Copies of a slab in canonical types: codes, float64 scores, temporaries.
     scratch = SLAB_BYTES * 8 + 2**20
@@ -162,7 +173,14 @@ def _plan(
                 f"{format_bytes(limit)} is allowed"
             ) from None
         projected = FIXED_BYTES + 2 * states + count * (blocks.block_bytes + scratch + states)
-        job = Job(task, blocks, arrays["truth"], arrays["prediction"], arrays.get("mask"))
+        job = Job(
+            task,
+            blocks,
+            arrays["truth"],
+            arrays["prediction"],
+            arrays.get("mask"),
+            arrays.get("weights"),
+        )
         chosen, unstored = _blocks_to_read(job)
         return Run(job, chosen, unstored, max(min(count, len(chosen)), 1), projected, limit)
     raise AssertionError("unreachable: the loop returns or raises")
@@ -173,7 +191,7 @@ def _blocks_to_read(job: Job) -> tuple[NDArray[np.intp], tuple[Partial, int]]:
     nothing = Partial(job.task), 0
     everything = np.arange(len(job.plan))
     grids = [job.truth.stored_chunks, job.prediction.stored_chunks]
-    if job.halo or job.mask is not None:
+    if job.halo or job.mask is not None or job.weights is not None:
         return everything, nothing
     ndim = len(job.plan.region)
     needed_blocks = np.zeros([len(indices) for indices in job.plan.grid], np.bool_)
@@ -197,7 +215,7 @@ def _blocks_to_read(job: Job) -> tuple[NDArray[np.intp], tuple[Partial, int]]:
     )
     one = (1,) * ndim
     voxel.absorb(Block(truth, prediction, None, (slice(0, 1),) * ndim, (0,) * ndim, one))
-    if voxel.faults:
+    if voxel.faulty() is not None:
         # The fill value cannot be scored; reading it tells where and how often.
         return everything, nothing
     return np.flatnonzero(needed_blocks), (voxel, job.plan.voxels(~needed_blocks))

@@ -25,7 +25,7 @@ class MetricResult:
     value
         The headline number; NaN if undefined.
     per_class
-        Number of each class, by label value; NaN if undefined.
+        Number of each class by label value, or of each structure by name; NaN if undefined.
     unit
         Unit of the value; "" for a pure number.
     error_bound
@@ -39,7 +39,7 @@ class MetricResult:
     """
 
     value: float
-    per_class: Mapping[int, float]
+    per_class: Mapping[int | str, float]
     unit: str
     error_bound: float
     definition: str
@@ -133,7 +133,7 @@ class Result:
         metrics = {
             name: MetricResult(
                 value=_nan(entry["value"]),
-                per_class={int(v): _nan(x) for v, x in entry["per_class"].items()},
+                per_class={class_key(v): _nan(x) for v, x in entry["per_class"].items()},
                 unit=entry["unit"],
                 error_bound=_nan(entry["error_bound"]),
                 definition=entry["definition"],
@@ -155,6 +155,11 @@ class Result:
         for table in result_tables(self):
             console.print(table)
         return text.getvalue()
+
+
+def class_key(text: str) -> int | str:
+    """Return the label value that a text spells, or the name that it is."""
+    return int(text) if text.removeprefix("-").isdecimal() else text
 
 
 def _null(number: float) -> float | None:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from streamloss.blocks import Plan, widen
 from streamloss.partial import Block, Partial
 from streamloss.statistic import needed
-from streamloss.tally import empty_tally
 from streamloss.task import Classes, Task
 from streamloss.volume import Region, Volume
 
@@ -30,7 +29,7 @@ class Job:
     ----------
     task, plan
         The settings and the blocks.
-    truth, prediction, mask
+    truth, prediction, mask, weights
         The arrays; truth and prediction may have a leading channel axis.
     known
         Class tables that grew so far, the largest last: a hint that saves each run
@@ -42,12 +41,19 @@ class Job:
     truth: Volume
     prediction: Volume
     mask: Volume | None
+    weights: Volume | None = None
     known: list[Classes] = field(default_factory=list)
 
     @property
     def halo(self) -> int:
         """Voxels read around each block."""
         return max((statistic.halo for statistic in needed(self.task)), default=0)
+
+    @property
+    def arrays(self) -> dict[str, Volume]:
+        """The arrays by role, those that there are."""
+        roles = ("truth", "prediction", "mask", "weights")
+        return {role: volume for role in roles if (volume := getattr(self, role)) is not None}
 
 
 def scan(
@@ -72,7 +78,7 @@ def scan(
         If a chunk cannot be read.
     """
     task = replace(job.task, classes=job.known[-1]) if job.known else job.task
-    partial = Partial(task, tally=empty_tally(task, job.prediction.dtype))
+    partial = Partial.start(task, job.prediction.dtype)
     with closing(_blocks(job, numbers)) as blocks:
         for block in blocks:
             partial.absorb(block)
@@ -99,9 +105,8 @@ def _blocks(job: Job, numbers: Iterable[int]) -> Generator[Block]:
     """Yield blocks that each live until the next one is asked for, read ahead if that helps."""
     # Fresh memory costs a page fault per page, a third of the time of a fast decoder.
     buffers: tuple[dict[str, NDArray[np.uint8]], ...] = ({}, {})
-    volumes = (job.truth, job.prediction, *(() if job.mask is None else (job.mask,)))
     halo = job.halo
-    if not reads_ahead(volumes):
+    if not reads_ahead(job.arrays.values()):
         for number in numbers:
             yield _read_block(job, number, halo, buffers[0])
         return
@@ -123,10 +128,12 @@ def _read_block(job: Job, number: int, halo: int, buffers: dict[str, NDArray[np.
     """Read a block of all arrays into buffers that are reused."""
     core_box = job.plan.block(int(number))
     box, core = widen(core_box, halo, job.plan.region)
+    read = {role: _read(volume, box, role, buffers) for role, volume in job.arrays.items()}
     return Block(
-        truth=_read(job.truth, box, "truth", buffers),
-        prediction=_read(job.prediction, box, "prediction", buffers),
-        mask=None if job.mask is None else _read(job.mask, box, "mask", buffers),
+        truth=read["truth"],
+        prediction=read["prediction"],
+        mask=read.get("mask"),
+        weights=read.get("weights"),
         core=core,
         origin=tuple(part.start for part in core_box),
         shape=job.truth.shape[-len(core_box) :],

@@ -1,13 +1,12 @@
 """The main job: prepare, map, merge, score."""
 
+import functools
 import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict
-from functools import cache
-from functools import partial as bind
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -17,12 +16,13 @@ from streamloss.errors import InvalidInputError
 from streamloss.executors import open_executor
 from streamloss.partial import Partial
 from streamloss.prepare import Run, prepare
-from streamloss.result import MetricResult, Result
+from streamloss.result import MetricResult, Result, class_key
 from streamloss.scan import Job, scan
 from streamloss.slab import NEGATIVE, NO_CLASS, OUTSIDE_UNIT, Fault
-from streamloss.statistic import definitions, needed
+from streamloss.statistic import Metric, Score, definitions, needed
+from streamloss.structures import join_scores
 from streamloss.task import Task
-from streamloss.volume import Region, Volume
+from streamloss.volume import Region
 
 # Runs of blocks per worker: enough that the last ones end together.
 RUNS_PER_WORKER = 8
@@ -39,6 +39,9 @@ def score(
     include_background: bool = False,
     ignore_label: int | None = None,
     mask: Any = None,
+    weights: Any = None,
+    regions: Any = None,
+    multilabel: bool = False,
     threshold: float = 0.5,
     spacing: Sequence[float] | None = None,
     region: Any = None,
@@ -80,6 +83,16 @@ def score(
         Voxels with this true label are not scored.
     mask
         Array like the truth; only voxels where it is not zero are scored.
+    weights
+        Array like the truth of whole numbers from 0 to 65,535: a voxel of weight 3 counts
+        as three voxels, for every metric.
+    regions
+        Names and label values of regions to score instead of classes, which may overlap,
+        such as {"whole": [1, 2, 4], "core": [1, 4]} or "whole=1+2+4,core=1+4". Scores have
+        a channel for each region then.
+    multilabel
+        Whether truth and prediction hold, channel-first, a channel for each of several
+        labels that may overlap; `classes` may name them.
     threshold
         A binary probability at or above it is a positive.
     spacing
@@ -136,6 +149,9 @@ def score(
         include_background=include_background,
         ignore_label=ignore_label,
         mask=mask,
+        weights=weights,
+        regions=regions,
+        multilabel=multilabel,
         threshold=threshold,
         spacing=spacing,
         region=region,
@@ -149,7 +165,7 @@ def score(
     total = execute(run, executor, progress)
     job = run.job
     shape = job.truth.shape[-len(job.plan.region) :]
-    raise_faults(total, shape, {"truth": job.truth.name, "prediction": job.prediction.name})
+    raise_faults(total, shape, {role: volume.name for role, volume in job.arrays.items()})
     seconds = time.perf_counter() - started
     voxels = total.scored + total.ignored
     return build_result(
@@ -162,7 +178,7 @@ def score(
             "voxels_per_second": voxels / seconds,
             "workers": run.workers,
             "executor": executor if isinstance(executor, str) else type(executor).__name__,
-            "reader": {role: volume.reader for role, volume in _arrays(job).items()},
+            "reader": {role: volume.reader for role, volume in job.arrays.items()},
             "block": list(job.plan.block_shape),
             "projected_bytes": run.projected_bytes,
             "max_memory": run.max_memory,
@@ -186,7 +202,11 @@ def execute(
                 progress(done, total)
 
     shares_memory = executor in ("threads", "serial")
-    function = bind(scan, run.job, progress=advance) if shares_memory else bind(scan, run.job)
+    function = (
+        functools.partial(scan, run.job, progress=advance)
+        if shares_memory
+        else functools.partial(scan, run.job)
+    )
     count = min(max(len(run.blocks), 1), RUNS_PER_WORKER * run.workers)
     runs = np.array_split(run.blocks, count)
     voxel, copies = run.unstored
@@ -210,18 +230,21 @@ def raise_faults(total: Partial, shape: tuple[int, ...], names: Mapping[str, str
     shape
         Shape of the volume, without channels.
     names
-        What to call truth and prediction.
+        What to call truth, prediction and weights.
 
     Raises
     ------
     InvalidInputError
         Tells what is wrong, how often, and where first.
     """
-    if not total.faults:
+    found = total.faulty()
+    if found is None:
         return
-    fault = total.faults[min(total.faults)]
+    structure, part = found
+    fault = part.faults[min(part.faults)]
     where = tuple(int(i) for i in np.unravel_index(fault.first, shape))
-    raise InvalidInputError(_fault_text(fault, names[fault.role], where, total.task))
+    name = names.get(fault.role, "") + (f", {structure}," if structure else "")
+    raise InvalidInputError(_fault_text(fault, name, where, part.task))
 
 
 def _fault_text(fault: Fault, name: str, where: tuple[int, ...], task: Task) -> str:
@@ -267,13 +290,14 @@ def build_result(
 ) -> Result:
     """Read every metric a task asks for from its states."""
     task = total.task
+    keys = class_keys(task)
     metrics = {}
     for name in task.metrics:
-        statistic, metric = next((s, m) for s, m in definitions(name) if task.kind in m.kinds)
-        got = metric.score(total.states[statistic.name], task)
+        metric = next(m for _, m in definitions(name) if task.kind in m.kinds)
+        got = _score(total, metric)
         metrics[name] = MetricResult(
             value=got.value,
-            per_class={task.classes.values[c]: x for c, x in got.per_class.items()},
+            per_class={keys[code]: number for code, number in got.per_class.items()},
             unit=metric.unit,
             error_bound=got.error_bound,
             definition=metric.formula,
@@ -289,6 +313,8 @@ def build_result(
             "spacing": None if task.spacing is None else list(task.spacing),
             "background": table["background"],
             "include_background": table["include_background"],
+            "regions": {s.name: list(s.labels) for s in task.structures if s.labels},
+            "multilabel": bool(task.structures) and not task.structures[0].labels,
             **options,
         },
         voxels={
@@ -304,29 +330,57 @@ def build_result(
     )
 
 
-@cache
+@functools.cache
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("streamloss", "numba", "numpy", "zarr")}
 
 
+def _score(total: Partial, metric: Metric) -> Score:
+    """Read a metric from the states of a sum, or of its structures."""
+    task = total.task
+    if not task.structures:
+        statistic = next(s for s in needed(task) if metric in s.metrics)
+        return metric.score(total.states[statistic.name], task)
+    parts = [total.parts[structure.name] for structure in task.structures]
+    scores = [_score(part, metric) for part in parts]
+    adds_up = metric.combine == "sum" or (
+        "reduction" in metric.options and task.parameters["reduction"] == "sum"
+    )
+    joined = join_scores(scores, [structure.name for structure in task.structures], adds_up)
+    if task.parameters.get("average") != "micro" or "average" not in metric.options:
+        return joined
+    pooled = _score(functools.reduce(Partial.merge, parts), metric)
+    return replace(joined, value=pooled.value, error_bound=pooled.error_bound)
+
+
+def class_keys(task: Task) -> tuple[int | str, ...]:
+    """Return what results call each class or structure: its label value or its name."""
+    if task.structures:
+        return tuple(class_key(structure.name) for structure in task.structures)
+    return task.classes.values
+
+
 def _class_rows(total: Partial) -> tuple[dict[str, Any], ...]:
-    table = total.task.classes
-    counted = next((s for s in needed(total.task) if s.class_voxels is not None), None)
-    truth: Any = [None] * len(table)
-    prediction: Any = truth
-    if counted is not None and counted.class_voxels is not None and total.task.hard_truth:
-        truth, prediction = (
-            [int(n) for n in part] for part in counted.class_voxels(total.states[counted.name])
-        )
+    task = total.task
+    if not task.structures:
+        names = task.classes.names
+        counts = [_class_voxels(total, code) for code in range(len(task.classes))]
+    else:
+        names = tuple(structure.name for structure in task.structures)
+        counts = [_class_voxels(total.parts[name], 1) for name in names]
     return tuple(
-        {"value": v, "name": n, "truth_voxels": t, "prediction_voxels": p}
-        for v, n, t, p in zip(table.values, table.names, truth, prediction, strict=True)
+        {"value": key, "name": name, "truth_voxels": truth, "prediction_voxels": prediction}
+        for key, name, (truth, prediction) in zip(class_keys(task), names, counts, strict=True)
     )
 
 
-def _arrays(job: Job) -> dict[str, Volume]:
-    arrays = {"truth": job.truth, "prediction": job.prediction, "mask": job.mask}
-    return {role: volume for role, volume in arrays.items() if volume is not None}
+def _class_voxels(total: Partial, code: int) -> tuple[int | None, int | None]:
+    """Return the voxels of a class in truth and prediction, if they are counted."""
+    counted = next((s for s in needed(total.task) if s.class_voxels is not None), None)
+    if counted is None or counted.class_voxels is None or not total.task.hard_truth:
+        return None, None
+    truth, prediction = counted.class_voxels(total.states[counted.name])
+    return int(truth[code]), int(prediction[code])
 
 
 def _inputs(job: Job) -> dict[str, Any]:
@@ -340,7 +394,7 @@ def _inputs(job: Job) -> dict[str, Any]:
             "unit": volume.unit,
             "axes": None if volume.axes is None else list(volume.axes),
         }
-        for role, volume in _arrays(job).items()
+        for role, volume in job.arrays.items()
     }
 
 
@@ -349,7 +403,7 @@ def _integrity(job: Job) -> dict[str, Any]:
         role: None
         if chunks is None
         else {"chunks": chunks.total, "stored": chunks.stored, "missing": chunks.missing}
-        for role, chunks in ((r, v.stored_chunks) for r, v in _arrays(job).items())
+        for role, chunks in ((r, v.stored_chunks) for r, v in job.arrays.items())
     }
 
 

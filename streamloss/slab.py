@@ -105,7 +105,7 @@ class Slab:
     @lazy
     def truth(self) -> NDArray[np.unsignedinteger]:
         """Class code of each voxel's true label, (n,)."""
-        return encode(self._raw["truth"], self._task)
+        return encode(self._raw["truth"], self._task.classes)
 
     @lazy
     def soft_truth(self) -> NDArray[np.floating]:
@@ -137,8 +137,8 @@ class Slab:
         """Class code of each voxel's predicted label, (n,)."""
         task = self._task
         if task.kind == "labels":
-            return encode(self._raw["prediction"], task)
-        out = np.empty(self.voxels, task.code_dtype)
+            return encode(self._raw["prediction"], task.classes)
+        out = np.empty(self.voxels, task.classes.code_dtype)
         if task.channels > 1:
             _argmax(self.scores, out)
         elif task.kind == "logits":
@@ -253,17 +253,17 @@ def _values(raw: NDArray[Any]) -> NDArray[np.floating]:
     return np.ascontiguousarray(_rows(raw), np.float64)
 
 
-def encode(raw: NDArray[Any], task: Task) -> NDArray[np.unsignedinteger]:
+def encode(raw: NDArray[Any], classes: Classes) -> NDArray[np.unsignedinteger]:
     """Turn label values into class codes; a label of no class gets a code past the last.
 
     Parameters
     ----------
     raw
         Labels of any integer type or bool, (n,), contiguous.
-    task
-        Its class table tells the codes.
+    classes
+        Tells the codes.
     """
-    return _encoder(task.classes, task.code_dtype, raw.dtype)(raw)
+    return _encoder(classes, classes.code_dtype, raw.dtype)(raw)
 
 
 @lru_cache(maxsize=64)

@@ -164,6 +164,11 @@ class Metric:
     invariances: frozenset[Invariance] = frozenset()
     combine: Literal["mean", "sum"] = "mean"
 
+    @property
+    def options(self) -> set[str]:
+        """Names of its parameters."""
+        return {parameter.name for parameter in self.parameters}
+
 
 @dataclass(frozen=True)
 class Readings:

@@ -43,6 +43,11 @@ class Classes:
         return len(self.values)
 
     @property
+    def code_dtype(self) -> np.dtype[Any]:
+        """Smallest type that holds every class code and one value to mean "no class"."""
+        return np.dtype(np.uint8 if len(self) < 256 else np.uint16)
+
+    @property
     def scored(self) -> tuple[int, ...]:
         """Codes of the classes that enter a mean over classes."""
         return tuple(
@@ -59,6 +64,22 @@ class Classes:
     def default_names(self, values: Iterable[int]) -> tuple[str, ...]:
         """Name classes after their value when nothing better is known."""
         return tuple("background" if value == self.background else str(value) for value in values)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One of several things, which may overlap, that a run scores each against the rest.
+
+    Attributes
+    ----------
+    name
+        What to call it.
+    labels
+        The label values it is made of; none if it is a channel of a multi-label truth.
+    """
+
+    name: str
+    labels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +106,11 @@ class Task:
         Voxel size per axis, or None if unknown.
     ignore_label
         Truth value whose voxels are not scored, or None.
+    structures
+        Regions or channels that are scored independently, each as a binary problem with
+        the other settings; none if there is one class to a voxel.
+    weighted
+        Whether a voxel counts as often as a volume of weights says.
     """
 
     kind: Kind
@@ -96,6 +122,24 @@ class Task:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     spacing: tuple[float, ...] | None = None
     ignore_label: int | None = None
+    structures: tuple[Structure, ...] = ()
+    weighted: bool = False
+
+    @property
+    def truth_has_channels(self) -> bool:
+        """True if the truth has a leading axis of channels."""
+        if self.structures:
+            return not self.structures[0].labels
+        return self.soft_truth and self.channels > 1
+
+    def of_part(self) -> "Task":
+        """Return the settings of one part of a run of several: of a structure, or of a weight.
+
+        What is left out is decided before voxels reach a part.
+        """
+        if self.weighted:
+            return replace(self, weighted=False, ignore_label=None)
+        return replace(self, structures=(), ignore_label=None)
 
     @property
     def hard_truth(self) -> bool:
@@ -106,11 +150,6 @@ class Task:
     def truth_groups(self) -> int:
         """Groups a loss is summed in: one per true class, or one if truth is not labels."""
         return len(self.classes) if self.hard_truth else 1
-
-    @property
-    def code_dtype(self) -> np.dtype[Any]:
-        """Smallest type that holds every class code and one value to mean "no class"."""
-        return np.dtype(np.uint8 if len(self.classes) < 256 else np.uint16)
 
     def asks(self, *names: str) -> bool:
         """Whether any of these metrics was asked for."""

@@ -23,6 +23,7 @@ ORDER = [
     "losses",
     "metrics",
     "class_table",
+    "structures",
     "options",
     "tally",
     "partial",

@@ -37,6 +37,7 @@ Examples:
       --classes background,liver,tumour --csv scores.csv
   streamloss score ct.zarr/labels/organs logits.zarr --kind logits \\
       --ignore-label 255 --region 0:128,:,: --max-memory 512MiB
+  streamloss score brats.zarr prediction.zarr --regions whole=1+2+4,core=1+4
 """
 
 
@@ -90,6 +91,13 @@ class _ScoreCommand(Command):
     help="Array like the truth; only voxels where it is not 0 are scored",
 )
 @click.option(
+    "--weights",
+    cls=Option,
+    section=_INPUTS,
+    metavar="ARRAY",
+    help="Array like the truth of whole numbers: how often each voxel counts",
+)
+@click.option(
     "--region",
     cls=Option,
     section=_INPUTS,
@@ -137,6 +145,23 @@ class _ScoreCommand(Command):
     metavar="LIST",
     help="A count, label values 1,2,5, names of the labels 0, 1, 2 … or pairs liver=6,tumour=7  "
     "[default: the labels found, or one per channel]",
+)
+@click.option(
+    "--regions",
+    cls=Option,
+    section=_WHAT,
+    multiple=True,
+    metavar="LIST",
+    help="Regions to score instead of classes, which may overlap, each with its labels: "
+    "whole=1+2+4,core=1+4",
+)
+@click.option(
+    "--multilabel/--no-multilabel",
+    cls=Option,
+    section=_WHAT,
+    default=None,
+    help="Whether both arrays hold a channel for each of several labels that may overlap; "
+    "--classes names them [default: no]",
 )
 @click.option(
     "--background",
@@ -241,7 +266,7 @@ def score(
     """
     refuse_same_target(json=json_target, csv=csv_target)
     options = given(ctx, "truth", "prediction", "json_target", "csv_target", "progress")
-    for name in ("metrics", "classes"):
+    for name in ("metrics", "classes", "regions"):
         if name in options:
             options[name] = joined(options[name])
 

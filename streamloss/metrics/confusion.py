@@ -338,6 +338,7 @@ def _count(name: str, title: str, meaning: str) -> Metric:
         kinds=_KINDS,
         empties="an empty class counts 0",
         unit="voxels",
+        combine="sum",
     )
 
 
