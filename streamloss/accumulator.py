@@ -23,8 +23,8 @@ class Accumulator:
 
     Parameters
     ----------
-    metrics, kind, classes, background, include_background, ignore_label, regions, multilabel, \
-    threshold, spacing
+    metrics, kind, classes, other_labels, background, include_background, ignore_label, \
+    regions, multilabel, threshold, spacing
         As for `streamloss.score`. What is not given is settled by the first chunk.
     **parameters
         Options of the metrics, such as `eps`, `alpha`, `gamma`, `reduction`.
@@ -47,6 +47,7 @@ class Accumulator:
         *,
         kind: str | None = None,
         classes: Any = None,
+        other_labels: str = "error",
         background: int | None = 0,
         include_background: bool = False,
         ignore_label: int | None = None,
@@ -61,6 +62,7 @@ class Accumulator:
             "metrics": parse_metrics(metrics) or None,
             "kind": kind,
             "classes": classes,
+            "other_labels": other_labels,
             "background": background,
             "include_background": include_background,
             "ignore_label": ignore_label,
@@ -170,6 +172,7 @@ class Accumulator:
             task.metrics,
             kind=task.kind,
             classes=_classes_option(task),
+            other_labels=table.others,
             background=table.background,
             include_background=table.include_background,
             ignore_label=task.ignore_label,

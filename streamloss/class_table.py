@@ -1,7 +1,7 @@
 """From the spellings of `classes` a user may give to a class table."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,6 +19,7 @@ def settle_classes(
     channels: int,
     background: int | None,
     include_background: bool,
+    other_labels: str = "error",
 ) -> Classes:
     """Return the class table of a run.
 
@@ -32,7 +33,7 @@ def settle_classes(
         As the user gave it, or None.
     channels
         Scores per voxel.
-    background, include_background
+    background, include_background, other_labels
         As for `streamloss.score`.
 
     Raises
@@ -40,6 +41,13 @@ def settle_classes(
     InvalidInputError
         If the spelling is unknown or does not fit the channels or the background.
     """
+    if other_labels not in ("error", "background"):
+        raise InvalidInputError(f"other_labels must be error or background, got {other_labels!r}")
+    if other_labels == "background" and (classes is None or background is None):
+        raise InvalidInputError(
+            'other_labels="background" needs `classes`, which name the labels to score, '
+            "and a background label"
+        )
     if kind == "values":
         if classes is not None:
             raise InvalidInputError('classes have no meaning for kind="values"')
@@ -66,7 +74,10 @@ def settle_classes(
         )
     if len(values) > MAX_CLASSES:
         raise InvalidInputError(f"at most {MAX_CLASSES} classes can be scored, got {len(values)}")
-    return Classes(values, names, background, include_background)
+    others: Literal["error", "background"] = "error"
+    if other_labels == "background":
+        others = "background"
+    return Classes(values, names, background, include_background, others=others)
 
 
 def parse_classes(classes: Any) -> tuple[tuple[int, ...], tuple[str, ...] | None]:

@@ -19,7 +19,8 @@ from streamloss.task import KINDS, Kind, Task
 
 CHANNEL_AXES = ("c", "channel", "class")
 KEYWORDS = (
-    *("metrics", "kind", "classes", "background", "include_background", "ignore_label"),
+    *("metrics", "kind", "classes", "other_labels", "background", "include_background"),
+    "ignore_label",
     *("mask", "weights", "regions", "multilabel", "threshold", "spacing", "region", "level"),
     *("missing", "max_memory", "workers", "executor", "reader", "progress"),
 )
@@ -43,6 +44,7 @@ def settle(
     classes: Any = None,
     background: int | None = 0,
     include_background: bool = False,
+    other_labels: str = "error",
     ignore_label: int | None = None,
     regions: Any = None,
     multilabel: bool = False,
@@ -85,6 +87,7 @@ def settle(
         channels,
         _integer("background", background),
         include_background,
+        other_labels,
     )
     label = _integer("ignore_label", ignore_label)
     if label is not None and (settled_kind == "values" or soft_truth):

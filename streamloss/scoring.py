@@ -35,6 +35,7 @@ def score(
     metrics: str | Iterable[str] | None = None,
     kind: str | None = None,
     classes: Any = None,
+    other_labels: str = "error",
     background: int | None = 0,
     include_background: bool = False,
     ignore_label: int | None = None,
@@ -75,6 +76,9 @@ def score(
         Number of classes, list of label values, list of names (of the values
         0, 1, 2 …) or mapping of names to values. By default the labels found,
         or one class per channel.
+    other_labels
+        What labels that `classes` does not name are: "error" refuses them, "background"
+        counts them as background, to score some of many labels.
     background
         Label value of the background, None if there is none.
     include_background
@@ -145,6 +149,7 @@ def score(
         metrics=metrics,
         kind=kind,
         classes=classes,
+        other_labels=other_labels,
         background=background,
         include_background=include_background,
         ignore_label=ignore_label,
@@ -312,6 +317,7 @@ def build_result(
             **{n: settings[n] for n in ("kind", "threshold", "ignore_label", "parameters")},
             "spacing": None if task.spacing is None else list(task.spacing),
             "background": table["background"],
+            "other_labels": table["others"],
             "include_background": table["include_background"],
             "regions": {s.name: list(s.labels) for s in task.structures if s.labels},
             "multilabel": bool(task.structures) and not task.structures[0].labels,

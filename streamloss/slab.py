@@ -274,12 +274,14 @@ def _encoder(
     if dtype.kind == "b":
         return _encoder_of_bool(classes, codes)
     unsigned = np.dtype(f"u{dtype.itemsize}")
-    if classes.values == tuple(range(count)) and unsigned == codes:
+    rest = np.iinfo(codes).max
+    if classes.others == "background" and classes.background is not None:
+        rest = classes.values.index(classes.background)
+    elif classes.values == tuple(range(count)) and unsigned == codes:
         # The labels are the codes. Negative ones become codes past the last.
         return lambda raw: raw.view(unsigned)
-    none = np.iinfo(codes).max
     if dtype.itemsize <= 2:
-        table = np.full(2 ** (8 * dtype.itemsize), none, codes)
+        table = np.full(2 ** (8 * dtype.itemsize), rest, codes)
         for code, value in enumerate(classes.values):
             if np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
                 table[value % table.size] = code
@@ -301,7 +303,7 @@ def _encoder(
 
     def search(raw: NDArray[Any]) -> NDArray[np.unsignedinteger]:
         out = np.empty(raw.shape, codes)
-        _encode_search(raw, values, places, codes.type(none), out)
+        _encode_search(raw, values, places, codes.type(rest), out)
         return out
 
     return search

@@ -31,6 +31,8 @@ class Classes:
         Whether means over classes include the background.
     discovered
         True if the table grows with the labels met while scanning.
+    others
+        What a label of no class is: an "error", or "background".
     """
 
     values: tuple[int, ...] = ()
@@ -38,6 +40,7 @@ class Classes:
     background: int | None = 0
     include_background: bool = False
     discovered: bool = False
+    others: Literal["error", "background"] = "error"
 
     def __len__(self) -> int:
         return len(self.values)

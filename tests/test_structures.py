@@ -196,3 +196,22 @@ def test_what_does_not_fit_is_refused_in_a_sentence(arrays, options, words):
     with pytest.raises(sl.InvalidInputError) as error:
         sl.score(*arrays, **options)
     assert words in str(error.value)
+
+
+@given(data=st.data())
+def test_labels_beside_the_chosen_classes_can_count_as_background(data):
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    dtype = data.draw(st.sampled_from(["u1", "i2", "u4", "i8"]))
+    truth, prediction = (runs_of(rng, [0, 1, 5, 9], (7, 8)).astype(dtype) for _ in range(2))
+    chosen = data.draw(st.sampled_from([[1], [5, 9], [0, 1, 5], [9, 1]]))
+    only = [np.where(np.isin(array, chosen), array, 0) for array in (truth, prediction)]
+    options = {"classes": chosen, "metrics": "dice,recall"}
+    got = sl.score(truth, prediction, other_labels="background", **options)
+    assert payload(got) == payload(sl.score(*only, **options))
+
+
+def test_other_labels_need_classes_to_be_other_than():
+    with pytest.raises(sl.InvalidInputError, match="needs `classes`"):
+        sl.score(labels, labels, other_labels="background")
+    with pytest.raises(sl.InvalidInputError, match="error or background"):
+        sl.score(labels, labels, classes=5, other_labels="drop")

@@ -147,6 +147,13 @@ class _ScoreCommand(Command):
     "[default: the labels found, or one per channel]",
 )
 @click.option(
+    "--other-labels",
+    cls=Option,
+    section=_WHAT,
+    metavar="error|background",
+    help="What labels are that --classes does not name [default: error]",
+)
+@click.option(
     "--regions",
     cls=Option,
     section=_WHAT,
