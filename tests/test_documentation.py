@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import streamloss
+from streamloss.catalogue import catalogue
 
 README = Path(__file__).parents[1] / "README.md"
 MODULES = [
@@ -36,3 +37,9 @@ def test_every_module_and_public_function_has_a_docstring():
         assert module.__doc__, name
         for attribute in getattr(module, "__all__", ()):
             assert getattr(module, attribute).__doc__, attribute
+
+
+def test_the_catalogue_of_metrics_is_that_of_the_registry():
+    stored = Path(streamloss.__file__).parent / "metrics" / "README.md"
+    renewed = "run python -m streamloss.catalogue > streamloss/metrics/README.md"
+    assert stored.read_text(encoding="utf-8") == catalogue(), renewed

@@ -38,6 +38,7 @@ ORDER = [
     "prepare",
     "result",
     "tables",
+    "catalogue",
     "scoring",
     "state",
     "accumulator",
