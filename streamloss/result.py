@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from html import escape
 from io import StringIO
 from typing import Any
 
@@ -151,10 +152,15 @@ class Result:
         from streamloss.tables import result_tables
 
         text = StringIO()
-        console = Console(file=text, width=80, color_system=None)
+        # In a notebook rich would write there instead.
+        console = Console(file=text, width=80, color_system=None, force_jupyter=False)
         for table in result_tables(self):
             console.print(table)
         return text.getvalue()
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        return f"<pre>{escape(str(self))}</pre>"
 
 
 def class_key(text: str) -> int | str:

@@ -1,0 +1,52 @@
+"""The notebooks run from top to bottom on small sizes, and are stored without outputs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
+
+# In a process of its own: clients of notebooks leave sockets to the garbage collector.
+EXECUTE = """
+import sys, nbclient, nbformat
+notebook = nbformat.read(sys.argv[1], as_version=4)
+try:
+    nbclient.NotebookClient(notebook, timeout=300).execute()
+finally:
+    nbformat.write(notebook, sys.argv[2])
+"""
+
+
+@every_notebook
+def test_a_notebook_runs_and_draws(path, tmp_path):
+    done = tmp_path / path.name
+    run = subprocess.run(
+        [sys.executable, "-c", EXECUTE, path, done],
+        env={**os.environ, "STREAMLOSS_NOTEBOOK_SIZE": "48"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    outputs = [
+        output
+        for cell in nbformat.read(done, as_version=4).cells
+        for output in cell.get("outputs", ())
+    ]
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
+
+
+@every_notebook
+def test_a_notebook_is_stored_without_outputs(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        assert not cell.get("outputs"), cell.source
+        assert cell.get("execution_count") is None, cell.source
