@@ -24,7 +24,7 @@ class Accumulator:
     Parameters
     ----------
     metrics, kind, classes, other_labels, background, include_background, ignore_label, \
-    regions, multilabel, threshold, spacing
+    regions, multilabel, threshold, spacing, convention
         As for `streamloss.score`. What is not given is settled by the first chunk.
     **parameters
         Options of the metrics, such as `eps`, `alpha`, `gamma`, `reduction`.
@@ -55,6 +55,7 @@ class Accumulator:
         multilabel: bool = False,
         threshold: float = 0.5,
         spacing: Sequence[float] | None = None,
+        convention: str | None = None,
         **parameters: Any,
     ) -> None:
         check_keywords(parameters)
@@ -70,6 +71,7 @@ class Accumulator:
             "multilabel": multilabel,
             "threshold": threshold,
             "spacing": spacing,
+            "convention": convention,
             **parameters,
         }
         self._partial: Partial | None = None
@@ -180,6 +182,7 @@ class Accumulator:
             multilabel=bool(task.structures) and not task.structures[0].labels,
             threshold=task.threshold,
             spacing=task.spacing,
+            convention=task.convention,
             **task.parameters,
         )
         accumulator._partial = partial

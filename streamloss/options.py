@@ -7,13 +7,21 @@ contradiction refused here, before a voxel is read.
 import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from streamloss.class_table import is_integer, parse_classes, settle_classes, split_list
 from streamloss.errors import InvalidInputError
-from streamloss.statistic import Parameter, definitions, metric_names, needed, parameters
+from streamloss.statistic import (
+    Parameter,
+    definitions,
+    discover,
+    metric_names,
+    needed,
+    parameters,
+)
 from streamloss.structures import settle_structures
 from streamloss.task import KINDS, Kind, Task
 
@@ -22,7 +30,7 @@ KEYWORDS = (
     *("metrics", "kind", "classes", "other_labels", "background", "include_background"),
     "ignore_label",
     *("mask", "weights", "regions", "multilabel", "threshold", "spacing", "region", "level"),
-    *("missing", "max_memory", "workers", "executor", "reader", "progress"),
+    *("convention", "missing", "max_memory", "workers", "executor", "reader", "progress"),
 )
 """The keywords of `score` that belong to no metric, for suggestions."""
 
@@ -51,6 +59,7 @@ def settle(
     weighted: bool = False,
     threshold: float = 0.5,
     spacing: Sequence[float] | None = None,
+    convention: str | None = None,
     **given: Any,
 ) -> Task:
     """Return the task these options describe for these arrays.
@@ -105,7 +114,7 @@ def settle(
         weighted=weighted,
     )
     _check_metrics(task)
-    task = _with_parameters(task, given)
+    task = _with_parameters(replace(task, convention=convention), given)
     for statistic in needed(task):
         statistic.validate(task)
         if weighted and statistic.halo:
@@ -317,6 +326,7 @@ def _with_parameters(task: Task, given: Mapping[str, Any]) -> Task:
         for parameter in metric.parameters
     }
     settled = {name: parameter.default for name, parameter in wanted.items()}
+    settled |= _presets(task)
     for name, value in given.items():
         if name not in wanted:
             users = sorted(n for n in metric_names() if _takes(n, name))
@@ -324,7 +334,33 @@ def _with_parameters(task: Task, given: Mapping[str, Any]) -> Task:
                 f"{name} is an option of {', '.join(users)}, none of which is scored here"
             )
         settled[name] = _convert(wanted[name], value)
-    return Task(**{**vars(task), "parameters": settled})
+    return replace(task, parameters=settled)
+
+
+def _presets(task: Task) -> dict[str, Any]:
+    """Return the options that give a peer's numbers, of all metrics that have some."""
+    if task.convention is None:
+        return {}
+    known = {peer for s in discover().values() for m in s.metrics for peer in m.conventions}
+    if task.convention not in known:
+        raise InvalidInputError(
+            f"unknown convention '{task.convention}': {suggest(str(task.convention), known)}"
+        )
+    chosen = [m for name in task.metrics for _, m in definitions(name) if task.kind in m.kinds]
+    presets: dict[str, tuple[str, Any]] = {}
+    for metric in chosen:
+        for option, value in metric.conventions.get(task.convention, {}).items():
+            first, other = presets.setdefault(option, (metric.name, value))
+            if other != value:
+                raise InvalidInputError(
+                    f'convention="{task.convention}" needs {option}={other!r} for {first} and '
+                    f"{value!r} for {metric.name}: score them in two runs"
+                )
+    if not any(task.convention in metric.conventions for metric in chosen):
+        raise InvalidInputError(
+            f"{task.convention} has no convention of its own for {', '.join(task.metrics)}"
+        )
+    return {option: value for option, (_, value) in presets.items()}
 
 
 def _takes(metric: str, parameter: str) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,8 @@ def prepare(
     if found is not None and len(found) != ndim:
         raise InvalidInputError(f"spacing must be {ndim} numbers, one per axis, got {list(found)}")
     _refuse_different_axes(arrays, ndim)
-    task = Task(**{**vars(task), "spacing": found})
+    unit = next((volume.unit for volume in arrays.values() if volume.unit is not None), None)
+    task = replace(task, spacing=found, spacing_unit=None if found is None else unit)
     box = parse_region(region, shape)
     limit = parse_bytes(max_memory)
     return _plan(task, arrays, box, limit, workers)

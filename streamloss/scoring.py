@@ -45,6 +45,7 @@ def score(
     multilabel: bool = False,
     threshold: float = 0.5,
     spacing: Sequence[float] | None = None,
+    convention: str | None = None,
     region: Any = None,
     level: int = 0,
     reader: str = "auto",
@@ -101,6 +102,9 @@ def score(
         A binary probability at or above it is a positive.
     spacing
         Voxel size along each axis, overriding what the inputs say.
+    convention
+        Package whose definitions to follow where they differ, such as "monai", "sklearn",
+        "keras" or "torchmetrics"; `streamloss metrics NAME` tells what that changes.
     region
         Sub-box to score: one slice or (start, stop) per axis, or "0:64,:,8:24".
     level
@@ -159,6 +163,7 @@ def score(
         multilabel=multilabel,
         threshold=threshold,
         spacing=spacing,
+        convention=convention,
         region=region,
         level=level,
         reader=reader,
@@ -303,7 +308,7 @@ def build_result(
         metrics[name] = MetricResult(
             value=got.value,
             per_class={keys[code]: number for code, number in got.per_class.items()},
-            unit=metric.unit,
+            unit=metric.unit if got.unit is None else got.unit,
             error_bound=got.error_bound,
             definition=metric.formula,
             counts=got.counts,
@@ -314,7 +319,10 @@ def build_result(
     return Result(
         inputs=inputs,
         options={
-            **{n: settings[n] for n in ("kind", "threshold", "ignore_label", "parameters")},
+            **{
+                n: settings[n]
+                for n in ("kind", "threshold", "ignore_label", "parameters", "convention")
+            },
             "spacing": None if task.spacing is None else list(task.spacing),
             "background": table["background"],
             "other_labels": table["others"],
@@ -347,13 +355,20 @@ def _score(total: Partial, metric: Metric) -> Score:
     if not task.structures:
         statistic = next(s for s in needed(task) if metric in s.metrics)
         return metric.score(total.states[statistic.name], task)
-    parts = [total.parts[structure.name] for structure in task.structures]
+    names = [structure.name for structure in task.structures]
+    parts = [total.parts[name] for name in names]
     scores = [_score(part, metric) for part in parts]
-    adds_up = metric.combine == "sum" or (
-        "reduction" in metric.options and task.parameters["reduction"] == "sum"
-    )
-    joined = join_scores(scores, [structure.name for structure in task.structures], adds_up)
-    if task.parameters.get("average") != "micro" or "average" not in metric.options:
+    if "reduction" in metric.options and task.parameters["reduction"] == "sum":
+        metric = replace(metric, combine="sum")
+    weights = [1.0] * len(parts)
+    if task.parameters.get("class_weights") is not None:
+        weights = list(task.parameters["class_weights"])
+    average = task.parameters.get("average") if "average" in metric.options else None
+    if average == "weighted":
+        sizes = [_class_voxels(part, 1)[0] for part in parts]
+        weights = [w * (size or 0) for w, size in zip(weights, sizes, strict=True)]
+    joined = join_scores(scores, names, weights, metric)
+    if average != "micro":
         return joined
     pooled = _score(functools.reduce(Partial.merge, parts), metric)
     return replace(joined, value=pooled.value, error_bound=pooled.error_bound)

@@ -67,6 +67,8 @@ class Score:
     details
         What is more than a number: the points of a curve, a matrix. Lists, strings and
         numbers in dictionaries, as JSON has them, with None for what is undefined.
+    unit
+        Unit of the value, where it is not the metric's own.
     """
 
     value: float
@@ -74,6 +76,7 @@ class Score:
     error_bound: float = 0.0
     counts: Mapping[str, int] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    unit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -180,13 +183,14 @@ class Readings:
         Name of the statistic.
     metrics
         What else can be read from it.
-    reference
-        As `Statistic.reference`, of these metrics.
+    reference, validate
+        As those of `Statistic`, of these metrics.
     """
 
     statistic: str
     metrics: tuple[Metric, ...]
     reference: Callable[..., dict[str, tuple[float, dict[int, float]]]]
+    validate: Callable[[Task], None] = lambda task: None
 
 
 @dataclass(frozen=True)
@@ -285,29 +289,6 @@ def _zeros(shape: Field, task: Task) -> NDArray[np.int64]:
     return np.zeros(extents + [shape.limbs] * bool(shape.limbs), np.int64)
 
 
-def mean_over_classes(
-    per_class: Sequence[float], task: Task, error_bound: Sequence[float] | float = 0.0
-) -> Score:
-    """Return the mean over the scored classes that are defined, and how many are not.
-
-    Parameters
-    ----------
-    per_class
-        One number per class code, NaN where undefined.
-    error_bound
-        Error bound of each of them, or of all.
-    """
-    scored = {code: per_class[code] for code in task.classes.scored}
-    defined = [code for code, number in scored.items() if not math.isnan(number)]
-    value = bound = math.nan
-    if defined:
-        value = math.fsum(per_class[code] for code in defined) / len(defined)
-        bound = max(
-            error_bound if isinstance(error_bound, float) else error_bound[code] for code in defined
-        )
-    return Score(value, scored, bound, {"undefined_classes": len(scored) - len(defined)})
-
-
 def discover() -> dict[str, Statistic]:
     """Return every statistic by name, with all the metrics that `metrics/` reads from it.
 
@@ -340,8 +321,13 @@ def _with_readings(statistic: Statistic, readings: Sequence[Readings]) -> Statis
             results |= more.reference(*args)
         return results
 
+    def validate(task: Task) -> None:
+        statistic.validate(task)
+        for more in readings:
+            more.validate(task)
+
     metrics = (*statistic.metrics, *(metric for more in readings for metric in more.metrics))
-    return replace(statistic, metrics=metrics, reference=reference)
+    return replace(statistic, metrics=metrics, reference=reference, validate=validate)
 
 
 def metric_names() -> list[str]:

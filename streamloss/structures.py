@@ -10,7 +10,7 @@ from typing import Any
 
 from streamloss.class_table import is_integer, parse_classes, split_list
 from streamloss.errors import InvalidInputError
-from streamloss.statistic import Score
+from streamloss.statistic import Metric, Score
 from streamloss.task import Kind, Structure
 
 
@@ -114,31 +114,45 @@ def parse_regions(regions: Any) -> tuple[Structure, ...]:
     return tuple(found)
 
 
-def join_scores(scores: Sequence[Score], names: Sequence[str], adds_up: bool) -> Score:
+def join_scores(
+    scores: Sequence[Score], names: Sequence[str], weights: Sequence[float], metric: Metric
+) -> Score:
     """Return one score of those of all structures, whose class codes are their numbers.
 
     Parameters
     ----------
-    scores, names
-        The score and the name of each structure.
-    adds_up
-        Whether the value is the sum of theirs rather than the mean.
+    scores, names, weights
+        The score of each structure, its name and its weight in a mean.
+    metric
+        What was scored.
     """
-    defined = [score for score in scores if not math.isnan(score.value)]
+    defined = [
+        (weight, score)
+        for weight, score in zip(weights, scores, strict=True)
+        if weight > 0 and not math.isnan(score.value)
+    ]
     value = bound = math.nan
-    if defined:
-        value = math.fsum(score.value for score in defined)
-        bound = math.fsum(score.error_bound for score in defined)
-        if not adds_up:
-            value, bound = value / len(defined), max(score.error_bound for score in defined)
+    if defined and metric.combine == "sum":
+        value = math.fsum(score.value for _, score in defined)
+        bound = math.fsum(score.error_bound for _, score in defined)
+    elif defined:
+        bound = max(score.error_bound for _, score in defined)
+        if len({weight for weight, _ in defined}) == 1:
+            value = math.fsum(score.value for _, score in defined) / len(defined)
+        else:
+            whole = math.fsum(weight for weight, _ in defined)
+            value = math.fsum(weight * score.value for weight, score in defined) / whole
     counts: dict[str, int] = {}
     for score in scores:
         for name, count in score.counts.items():
             counts[name] = counts.get(name, 0) + count
+    # A per-class metric tells of the one class what it is before it enters a mean.
+    averaged = "average" in metric.options
     return Score(
         value,
-        {code: score.value for code, score in enumerate(scores)},
+        {c: s.per_class.get(1, s.value) if averaged else s.value for c, s in enumerate(scores)},
         bound,
         counts,
         {name: dict(s.details) for name, s in zip(names, scores, strict=True) if s.details},
+        next((score.unit for score in scores), None),
     )

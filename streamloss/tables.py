@@ -57,7 +57,7 @@ def format_number(number: float, unit: str = "") -> str:
     """Return a number to six significant digits; 0 and 1 stand only for exactly that."""
     if math.isnan(number):
         return "undefined"
-    if unit == "voxels":
+    if unit == "voxels" and number == int(number):
         return f"{number:,.0f}"
     return f"{number:.0f}" if number in (0.0, 1.0) else f"{number:#.6g}"
 

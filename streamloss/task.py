@@ -105,8 +105,10 @@ class Task:
         A positive is a binary probability at or above this.
     parameters
         Value of each metric parameter, defaults filled in.
-    spacing
-        Voxel size per axis, or None if unknown.
+    convention
+        The package whose definitions were asked for; decides defaults of parameters.
+    spacing, spacing_unit
+        Voxel size per axis, or None if unknown, and its unit if an input tells it.
     ignore_label
         Truth value whose voxels are not scored, or None.
     structures
@@ -123,7 +125,9 @@ class Task:
     soft_truth: bool = False
     threshold: float = 0.5
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    convention: str | None = None
     spacing: tuple[float, ...] | None = None
+    spacing_unit: str | None = None
     ignore_label: int | None = None
     structures: tuple[Structure, ...] = ()
     weighted: bool = False
@@ -142,7 +146,9 @@ class Task:
         """
         if self.weighted:
             return replace(self, weighted=False, ignore_label=None)
-        return replace(self, structures=(), ignore_label=None)
+        # Weights are those of the structures, and weigh their scores.
+        own = {name: value for name, value in self.parameters.items() if name != "class_weights"}
+        return replace(self, structures=(), ignore_label=None, parameters=own)
 
     @property
     def hard_truth(self) -> bool:

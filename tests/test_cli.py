@@ -99,6 +99,9 @@ def test_csv_on_stdout_is_tidy(run):
         ("dice", "1"),
         ("dice", "2"),
         ("dice.undefined_classes", ""),
+        ("dice.empty_classes", ""),
+        ("dice.missed_classes", ""),
+        ("dice.spurious_classes", ""),
     ]
 
 

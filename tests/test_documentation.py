@@ -2,7 +2,12 @@
 
 import doctest
 import importlib
+import os
 import pkgutil
+import re
+import subprocess
+import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,9 @@ import streamloss
 from streamloss.catalogue import catalogue
 
 README = Path(__file__).parents[1] / "README.md"
+MARKS = ("tests", "benchmarks", "new metric", "Slurm", "Snakemake")
+# A line of how long it took is another in every run.
+RATE = re.compile(r"voxels/s")
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(streamloss.__path__, "streamloss.")
@@ -18,11 +26,55 @@ MODULES = [
 ]
 
 
-def test_the_examples_in_the_readme_print_what_it_shows(tmp_path, monkeypatch):
+BLOCK = re.compile(r"(?:<!-- ([\w ]+) -->\n)?^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks():
+    """Mark, language and text of each code block of the README."""
+    return [match.groups() for match in BLOCK.finditer(README.read_text(encoding="utf-8"))]
+
+
+def test_the_code_blocks_of_the_readme_run_and_print_what_it_shows(tmp_path, monkeypatch):
+    """One after another in one folder, as a reader would.
+
+    Python blocks are doctests. Of a console block every line with a `$` runs, and what is
+    shown below it is what it prints. Blocks marked by a comment are run elsewhere: the test
+    command by CI, the benchmarks by hand, a recipe by the test of its name.
+    """
     monkeypatch.chdir(tmp_path)
-    outcome = doctest.testfile(str(README), module_relative=False)
-    assert outcome.attempted
-    assert not outcome.failed
+    scripts = Path(sys.executable).parent
+    monkeypatch.setenv("PATH", f"{scripts}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("COLUMNS", "80")
+    names: dict[str, object] = {}
+    for mark, language, text in blocks():
+        if mark is not None:
+            assert mark in MARKS
+        elif language == "python":
+            test = doctest.DocTestParser().get_doctest(text, names, "README", str(README), 0)
+            assert test.examples, text
+            report = StringIO()
+            outcome = doctest.DocTestRunner().run(test, report.write, clear_globs=False)
+            assert not outcome.failed, report.getvalue()
+            names = test.globs
+        else:
+            assert language == "console", text
+            run_console(text)
+
+
+def run_console(text):
+    lines = text.replace("\\\n", "").splitlines()
+    commands = [place for place, line in enumerate(lines) if line.startswith("$ ")]
+    assert commands, text
+    for place, following in zip(commands, [*commands[1:], len(lines)], strict=True):
+        command = lines[place].removeprefix("$ ")
+        run = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, (command, run.stderr)
+        shown = [line.rstrip() for line in lines[place + 1 : following]]
+        if shown:
+            printed = [line.rstrip() for line in run.stdout.rstrip().splitlines()]
+            assert [line for line in printed if not RATE.search(line)] == [
+                line for line in shown if not RATE.search(line)
+            ], command
 
 
 @pytest.mark.parametrize("name", MODULES)

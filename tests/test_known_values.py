@@ -232,7 +232,9 @@ def test_a_class_that_one_side_lacks_scores_zero(truth, prediction):
 
 def test_precision_without_predictions_and_recall_without_truth_are_undefined():
     empty, full = np.zeros(2, np.uint8), np.ones(2, np.uint8)
-    assert math.isnan(sl.precision(full, empty, classes=2))
+    missed = sl.score(full, empty, metrics="precision", classes=2)["precision"]
+    assert math.isnan(missed.per_class[1])
+    assert missed.value == 0.0
     assert sl.recall(full, empty, classes=2) == 0.0
     assert sl.precision(empty, full, classes=2) == 0.0
     assert math.isnan(sl.recall(empty, full, classes=2))

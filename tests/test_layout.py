@@ -20,6 +20,7 @@ ORDER = [
     "words",
     "slab",
     "statistic",
+    "averages",
     "losses",
     "metrics",
     "class_table",
@@ -49,7 +50,7 @@ ORDER = [
 ]
 # Metrics see neither volumes nor blocks, executors or chunks.
 KERNELS = {"_jit", "vecmath", "exact", "words"}
-ALLOWED = {"metrics": {"errors", "task", "slab", "statistic", "losses", *KERNELS}}
+ALLOWED = {"metrics": {"errors", "task", "slab", "statistic", "averages", "losses", *KERNELS}}
 
 
 def room(path):

@@ -30,10 +30,14 @@ def likelihood_arguments(scores, groups):
     return BYTES, scores, False, 2.0**-52, np.ones(groups), 2.0, True, *state
 
 
+# AVX-512 has names of its own, one instruction for any logic of three operands, and masks.
+AND = r"vpand[dq]?|vandp[sd]|vpternlog[dq]"
+OR = r"vpor[dq]?|vpternlog[dq]"
+
 # Kernel, arguments, and the packed instructions without which it cannot be fast.
 CASES = {
-    "binary counts": (confusion.count_pairs, (BYTES, BYTES, sums(2, 2)), ["vpand", "vpaddq"]),
-    "label range": (words.any_from, (BYTES, 4), ["vpaddq", "vpor"]),
+    "binary counts": (confusion.count_pairs, (BYTES, BYTES, sums(2, 2)), [AND, "vpaddq"]),
+    "label range": (words.any_from, (BYTES, 4), ["vpaddq", OR]),
     "score range": (
         slab._any_outside,
         (SINGLES, np.float32(0), np.float32(1)),
@@ -49,7 +53,7 @@ CASES = {
     "fixed-point sum of two classes": (
         exact.add_fixed_by_class,
         (sums(2, 2), BYTES, DOUBLES, 2),
-        ["vpmovzxbq", "vmulpd", "vaddpd", "vpand", "vpaddq"],
+        ["vpmovzxbq", "vmulpd", "vaddpd", AND, "vpaddq"],
     ),
     "log-loss and focal loss": (
         likelihood._add_hard_binary,
@@ -64,7 +68,7 @@ CASES = {
     "soft sums and squared error": (
         moments._add_binary,
         (BYTES, SINGLES, True, True, sums(2), *(sums(1, 2),) * 3, *(sums(2, 2),) * 2),
-        ["vcvtps2pd", "vmulpd", "vaddpd", "vpand", "vpaddq"],
+        ["vcvtps2pd", "vmulpd", "vaddpd", AND, "vpaddq"],
     ),
 }
 

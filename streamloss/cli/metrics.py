@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SCHEMA = "streamloss.metrics/1"
 
 _ARROWS = {True: "↑", False: "↓", None: ""}
+_LETTERS = {"labels": "l", "probabilities": "p", "logits": "g", "values": "v"}
 _BETTER = {True: "higher is better", False: "lower is better", None: "neither is better"}
 
 
@@ -66,23 +67,23 @@ def _overview(chosen: dict[str, list["Metric"]]) -> "RenderableType":
         show_edge=False,
         pad_edge=False,
         collapse_padding=True,
-        caption="lab, pro, log, val: can be computed from labels, probabilities, logits, values. "
-        "↑ higher is better, ↓ lower. `streamloss metrics NAME` tells the definition.",
+        caption="From: l labels, p probabilities, g logits, v values. ↑ higher is better, "
+        "↓ lower. `streamloss metrics NAME` tells the definition.",
         caption_justify="left",
     )
-    table.add_column("Metric", no_wrap=True)
-    for kind in KINDS:
-        table.add_column(kind[:3], justify="center", no_wrap=True)
-    table.add_column("Range", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    ranges = {name: _range(found[0]) for name, found in chosen.items()}
+    table.add_column("Metric", no_wrap=True, min_width=max(map(len, chosen)))
+    table.add_column("From", no_wrap=True, min_width=len(KINDS))
+    table.add_column("Range", no_wrap=True, min_width=max(map(len, ranges.values())))
+    table.add_column("", no_wrap=True, min_width=1)
     table.add_column("Title", no_wrap=True, overflow="ellipsis")
     for name, found in chosen.items():
         kinds = {kind for metric in found for kind in metric.kinds}
         first = found[0]
         table.add_row(
             name,
-            *("•" if kind in kinds else "" for kind in KINDS),
-            _range(first),
+            "".join(_LETTERS[kind] if kind in kinds else "·" for kind in KINDS),
+            ranges[name],
             _ARROWS[first.higher_is_better],
             Text(first.title.partition(" (")[0]),
         )
@@ -93,19 +94,27 @@ def _sheet(metric: "Metric") -> "RenderableType":
     from rich.table import Table
     from rich.text import Text
 
+    from streamloss.statistic import INVARIANCES
+
     facts = {
         "Formula": metric.formula,
         "Range": f"{_range(metric)}, {_BETTER[metric.higher_is_better]}",
         "Unit": metric.unit,
         "Prediction": ", ".join(metric.kinds),
         "Truth": _truth(metric),
+        "Symmetric": "swapping truth and prediction changes nothing" if metric.symmetric else "",
         "Empty": metric.empties,
         "Options": "\n".join(
             f"--{parameter.name.replace('_', '-')}: {parameter.help}"
             for parameter in metric.parameters
         ),
         "Source": metric.source,
+        "Unchanged by": "; ".join(INVARIANCES[key] for key in sorted(metric.invariances)),
         "Differs": metric.differs,
+        "Conventions": "\n".join(
+            f"{peer}: " + ", ".join(f"{option}={value}" for option, value in options.items())
+            for peer, options in sorted(metric.conventions.items())
+        ),
     }
     grid = Table.grid(padding=(0, 2))
     grid.add_column(no_wrap=True, style="bold")
@@ -147,4 +156,6 @@ def _plain(metric: "Metric") -> dict[str, Any]:
         },
         "source": metric.source,
         "differs": metric.differs,
+        "invariances": sorted(metric.invariances),
+        "conventions": {peer: dict(options) for peer, options in metric.conventions.items()},
     }

@@ -202,6 +202,13 @@ class _ScoreCommand(Command):
     help="A binary probability at or above it is a positive [default: 0.5]",
 )
 @click.option(
+    "--convention",
+    cls=Option,
+    section=_WHAT,
+    metavar="NAME",
+    help="Package whose definitions to follow where they differ, such as monai or sklearn",
+)
+@click.option(
     "--max-memory",
     cls=Option,
     section=_RUNNING,

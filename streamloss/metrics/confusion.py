@@ -6,16 +6,21 @@ last division.
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamloss._jit import inlined, kernel
+from streamloss.averages import OVER_CLASSES, Ends, Presence, check_weights, over_classes
 from streamloss.slab import Slab
-from streamloss.statistic import Field, Metric, Score, Statistic, mean_over_classes
+from streamloss.statistic import Field, Invariance, Metric, Parameter, Score, Statistic
 from streamloss.task import Kind, Task
 from streamloss.words import LOW_BITS, WORDS, byte_sum
+
+UNIT_SCORE = Ends()
+UNIT_LOSS = Ends(best=0.0, worst=1.0)
 
 _NONE = np.uint64(0)
 _ONE = np.uint64(1)
@@ -196,42 +201,79 @@ def class_voxels(state: Confusion) -> tuple[NDArray[np.int64], NDArray[np.int64]
     return state.counts.sum(axis=1), state.counts.sum(axis=0)
 
 
-def dice(c: ClassCounts) -> float:
+def dice(c: ClassCounts, task: Task) -> float:
     """Return 2TP / (2TP + FP + FN), NaN if the class is in neither."""
     overlap = 2 * c.true_positives
-    return _ratio(overlap, overlap + c.false_positives + c.false_negatives)
+    return ratio(overlap, overlap + c.false_positives + c.false_negatives)
 
 
-def dice_loss(c: ClassCounts) -> float:
+def dice_loss(c: ClassCounts, task: Task) -> float:
     """Return (FP + FN) / (2TP + FP + FN), which is 1 - Dice without its rounding."""
     wrong = c.false_positives + c.false_negatives
-    return _ratio(wrong, 2 * c.true_positives + wrong)
+    return ratio(wrong, 2 * c.true_positives + wrong)
 
 
-def iou(c: ClassCounts) -> float:
+def iou(c: ClassCounts, task: Task) -> float:
     """Return TP / (TP + FP + FN), NaN if the class is in neither."""
-    return _ratio(c.true_positives, c.true_positives + c.false_positives + c.false_negatives)
+    return ratio(c.true_positives, c.true_positives + c.false_positives + c.false_negatives)
 
 
-def precision(c: ClassCounts) -> float:
+def precision(c: ClassCounts, task: Task) -> float:
     """Return TP / (TP + FP), NaN if nothing was predicted."""
-    return _ratio(c.true_positives, c.true_positives + c.false_positives)
+    return ratio(c.true_positives, c.true_positives + c.false_positives)
 
 
-def recall(c: ClassCounts) -> float:
+def recall(c: ClassCounts, task: Task) -> float:
     """Return TP / (TP + FN), NaN if the class is not in the truth."""
-    return _ratio(c.true_positives, c.true_positives + c.false_negatives)
+    return ratio(c.true_positives, c.true_positives + c.false_negatives)
 
 
-def _ratio(part: int, whole: int) -> float:
-    return part / whole if whole else math.nan
+def ratio(part: int | Fraction, whole: int | Fraction) -> float:
+    """Return the quotient, rounded once, or NaN for a whole of zero."""
+    return float(Fraction(part) / whole) if whole else math.nan
 
 
-def _per_class(formula: Callable[[ClassCounts], float]) -> Callable[[Confusion, Task], Score]:
+def mean_of(
+    formula: Callable[[ClassCounts, Task], float], ends: Ends = UNIT_SCORE, unit: Any = None
+) -> Callable[[Confusion, Task], Score]:
+    """Return the score that is a formula of each class's counts, averaged over classes.
+
+    Parameters
+    ----------
+    formula
+        NaN where it divides by zero.
+    ends
+        Best and worst value.
+    unit
+        Tells the unit from the task, if it depends on it.
+    """
+
     def score(state: Confusion, task: Task) -> Score:
-        return mean_over_classes([formula(c) for c in one_against_rest(state)], task)
+        classes = one_against_rest(state)
+
+        def pooled() -> tuple[float, float]:
+            chosen = [classes[code] for code in task.classes.scored]
+            return formula(ClassCounts(*map(sum, zip(*chosen, strict=True))), task), 0.0
+
+        return over_classes(
+            [formula(c, task) for c in classes],
+            task,
+            [Presence(c.true_positives + c.false_negatives, _predicted(c)) for c in classes],
+            pooled=pooled if task.classes.scored else None,
+            ends=ends,
+            unit=None if unit is None else unit(task),
+        )
 
     return score
+
+
+def _predicted(c: ClassCounts) -> int:
+    return c.true_positives + c.false_positives
+
+
+def validate(task: Task) -> None:
+    """Refuse class weights that do not fit the classes."""
+    check_weights(task)
 
 
 def _total(position: str) -> Callable[[Confusion, Task], Score]:
@@ -249,96 +291,148 @@ def accuracy(state: Confusion, task: Task) -> Score:
     classes = one_against_rest(state)
     right = sum(c.true_positives for c in classes)
     return Score(
-        _ratio(right, total),
+        ratio(right, total),
         {
-            code: _ratio(classes[code].true_positives + classes[code].true_negatives, total)
+            code: ratio(classes[code].true_positives + classes[code].true_negatives, total)
             for code in task.classes.scored
         },
     )
 
 
+def predicted_codes(prediction: NDArray[Any], task: Task) -> NDArray[Any]:
+    """Return the predicted class of each voxel, naively, as a `reference` needs it."""
+    if task.channels > 1:
+        return np.asarray(np.argmax(prediction, axis=0))
+    if task.channels == 1:
+        cut = np.log(task.threshold / (1 - task.threshold))
+        return np.asarray(prediction[0] >= (cut if task.kind == "logits" else task.threshold))
+    return prediction
+
+
+def reference_by_class(
+    formulas: Callable[..., dict[str, Any]],
+    worst: dict[str, float],
+    truth: NDArray[Any],
+    prediction: NDArray[Any],
+    task: Task,
+) -> dict[str, tuple[float, dict[int, float]]]:
+    """Return formulas of each class's counts from whole arrays, and their mean, naively.
+
+    Parameters
+    ----------
+    formulas
+        From TP, FP, FN, TN as floats to numbers by metric.
+    worst
+        What a missed class counts where a metric is undefined.
+    truth, prediction, task
+        As for `Statistic.reference`.
+    """
+    prediction = predicted_codes(prediction, task)
+    results: dict[str, tuple[float, dict[int, float]]] = {}
+    entering: dict[str, list[float]] = {}
+    for code in task.classes.scored:
+        t, p = truth == code, prediction == code
+        counts = [np.float64(np.sum(x)) for x in (t & p, ~t & p, t & ~p, ~t & ~p)]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            numbers = formulas(*counts)
+        for name, number in numbers.items():
+            results.setdefault(name, (math.nan, {}))[1][code] = float(number)
+            if math.isnan(number) and t.any() and not p.any():
+                number = worst.get(name, math.nan)
+            entering.setdefault(name, []).append(float(number))
+    for name, numbers_of_classes in entering.items():
+        known = [number for number in numbers_of_classes if not math.isnan(number)]
+        value = math.fsum(known) / len(known) if known else math.nan
+        results[name] = value, results[name][1]
+    return results
+
+
 def reference(
     truth: NDArray[Any], prediction: NDArray[Any], task: Task
 ) -> dict[str, tuple[float, dict[int, float]]]:
-    """Return every metric from whole arrays, by comparing masks class by class."""
-    if task.channels > 1:
-        prediction = np.argmax(prediction, axis=0)
-    elif task.channels == 1:
-        cut = np.log(task.threshold / (1 - task.threshold))
-        prediction = prediction[0] >= (cut if task.kind == "logits" else task.threshold)
-    per_class: dict[str, dict[int, float]] = {metric.name: {} for metric in STATISTIC.metrics}
-    for code in task.classes.scored:
-        t, p = truth == code, prediction == code
-        tp, fp = np.sum(t & p), np.sum(~t & p)
-        fn, tn = np.sum(t & ~p), np.sum(~t & ~p)
-        with np.errstate(invalid="ignore"):
-            numbers = {
-                "true_positives": tp,
-                "false_positives": fp,
-                "false_negatives": fn,
-                "true_negatives": tn,
-                "dice": 2 * tp / (2 * tp + fp + fn),
-                "dice_loss": (fp + fn) / (2 * tp + fp + fn),
-                "iou": tp / (tp + fp + fn),
-                "precision": tp / (tp + fp),
-                "recall": tp / (tp + fn),
-                "accuracy": (tp + tn) / truth.size,
-            }
-        for name, number in numbers.items():
-            per_class[name][code] = float(number)
-    result = {}
-    for name, numbers_of_classes in per_class.items():
-        numbers_list = list(numbers_of_classes.values())
-        defined = [number for number in numbers_list if not math.isnan(number)]
-        if name == "accuracy":
-            value = float(np.mean(truth == prediction)) if truth.size else math.nan
-        elif name in ("true_positives", "false_positives", "false_negatives", "true_negatives"):
-            value = math.fsum(numbers_list)
-        else:
-            value = math.fsum(defined) / len(defined) if defined else math.nan
-        result[name] = (value, numbers_of_classes)
-    return result
+    """Return every metric here from whole arrays, by comparing masks class by class."""
+
+    def formulas(tp: Any, fp: Any, fn: Any, tn: Any) -> dict[str, Any]:
+        return {
+            "true_positives": tp,
+            "false_positives": fp,
+            "false_negatives": fn,
+            "true_negatives": tn,
+            "dice": 2 * tp / (2 * tp + fp + fn),
+            "dice_loss": (fp + fn) / (2 * tp + fp + fn),
+            "iou": tp / (tp + fp + fn),
+            "precision": tp / (tp + fp),
+            "recall": tp / (tp + fn),
+            "accuracy": (tp + tn) / truth.size,
+        }
+
+    results = reference_by_class(formulas, {"precision": 0.0}, truth, prediction, task)
+    for name in ("true_positives", "false_positives", "false_negatives", "true_negatives"):
+        per_class = results.get(name, (0.0, {}))[1]
+        results[name] = math.fsum(per_class.values()), per_class
+    right = float(np.mean(truth == predicted_codes(prediction, task)))
+    results["accuracy"] = right, results.get("accuracy", (0.0, {}))[1]
+    return results
 
 
-_SYMBOLS = "TP, FP, FN, TN: voxels of the class, one against the rest"
-_KINDS: tuple[Kind, ...] = ("labels", "probabilities", "logits")
+SYMBOLS = "TP, FP, FN, TN: voxels of the class, one against the rest"
+KINDS: tuple[Kind, ...] = ("labels", "probabilities", "logits")
+OF_CLASSES: frozenset[Invariance] = frozenset({"class_permutation", "duplication"})
+EMPTY_CONVENTIONS = {
+    "nnunet": {"empty": "nnunet"},
+    "monai": {"empty": "monai"},
+    "reloaded": {"empty": "reloaded"},
+}
+"""The packages after which policies for empty classes are named."""
+OF_FOREGROUND: frozenset[Invariance] = OF_CLASSES | {"true_negatives"}
 
 
-def _overlap(
+def class_metric(
     name: str,
     title: str,
-    formula: Callable[[ClassCounts], float],
+    formula: Callable[[ClassCounts, Task], float],
     text: str,
     source: str,
     empties: str = "absent from truth and prediction: undefined; from one of them: as the formula",
+    ends: Ends = UNIT_SCORE,
+    parameters: tuple[Parameter, ...] = (),
     **facts: Any,
 ) -> Metric:
+    """Return a metric that is a formula of the four counts of each class."""
     return Metric(
         name=name,
         title=title,
-        score=_per_class(formula),
-        formula=f"{text}; {_SYMBOLS}; mean over the scored classes that are defined",
+        score=mean_of(formula, ends),
+        formula=f"{text}; {SYMBOLS}; mean over the scored classes that are defined",
         source=source,
-        range=(0.0, 1.0),
-        kinds=_KINDS,
+        kinds=KINDS,
         empties=empties,
-        **{"higher_is_better": True, **facts},
+        parameters=(*parameters, *OVER_CLASSES),
+        **{
+            "range": (0.0, 1.0),
+            "higher_is_better": ends.best > ends.worst,
+            "invariances": OF_FOREGROUND,
+            **facts,
+        },
     )
 
 
-def _count(name: str, title: str, meaning: str) -> Metric:
+def _count(
+    name: str, meaning: str, also: frozenset[Invariance] = frozenset({"true_negatives"})
+) -> Metric:
     return Metric(
         name=name,
-        title=title,
+        title=name.replace("_", " ").capitalize(),
         score=_total(name),
         formula=f"{meaning}; the value is the sum over the scored classes",
         source="confusion matrix, one class against the rest",
         range=(0.0, math.inf),
         higher_is_better=None,
-        kinds=_KINDS,
+        kinds=KINDS,
         empties="an empty class counts 0",
         unit="voxels",
         combine="sum",
+        invariances=also | {"class_permutation"},
     )
 
 
@@ -349,48 +443,56 @@ STATISTIC = Statistic(
     update=update,
     reference=reference,
     class_voxels=class_voxels,
+    validate=validate,
     metrics=(
-        _overlap(
+        class_metric(
             "dice",
             "Dice coefficient",
             dice,
             "2TP / (2TP + FP + FN)",
             "Dice 1945, doi:10.2307/1932409; empties as nnU-Net",
+            ends=Ends(reloaded=1.0),
             symmetric=True,
-            default_for=_KINDS,
-            differs="MONAI DiceMetric and torchmetrics also leave out or zero classes that are "
-            "empty in the truth alone, by option",
+            conventions={**EMPTY_CONVENTIONS, "sklearn": {"empty": "zero"}},
+            default_for=KINDS,
+            differs="MONAI's DiceMetric leaves out classes that are not in the truth, even if "
+            "they are predicted; MetricsReloaded gives 1 and scikit-learn's f1_score 0 to a "
+            "class in neither",
         ),
-        _overlap(
+        class_metric(
             "dice_loss",
             "Dice loss of hard labels",
             dice_loss,
             "1 - Dice = (FP + FN) / (2TP + FP + FN)",
             "Dice 1945, doi:10.2307/1932409",
+            ends=Ends(best=0.0, worst=1.0, reloaded=0.0),
             symmetric=True,
-            higher_is_better=False,
+            conventions=EMPTY_CONVENTIONS,
             differs="training losses of this name are soft: see soft_dice_loss",
         ),
-        _overlap(
+        class_metric(
             "iou",
             "Intersection over union (Jaccard index)",
             iou,
             "TP / (TP + FP + FN)",
             "Jaccard 1912, doi:10.1111/j.1469-8137.1912.tb05611.x",
             symmetric=True,
-            default_for=_KINDS,
+            conventions={**EMPTY_CONVENTIONS, "sklearn": {"empty": "zero"}},
+            default_for=KINDS,
         ),
-        _overlap(
+        class_metric(
             "precision",
             "Precision (positive predictive value)",
             precision,
             "TP / (TP + FP)",
             "scikit-learn precision_score",
-            empties="class not predicted: undefined",
+            ends=Ends(missed=0.0),
+            empties="class not predicted: undefined, but 0 in the mean if it is in the truth",
             default_for=("labels",),
+            conventions={**EMPTY_CONVENTIONS, "sklearn": {"empty": "zero"}},
             differs="scikit-learn gives 0 with a warning where it is undefined",
         ),
-        _overlap(
+        class_metric(
             "recall",
             "Recall (sensitivity, true positive rate)",
             recall,
@@ -398,6 +500,7 @@ STATISTIC = Statistic(
             "scikit-learn recall_score",
             empties="class not in the truth: undefined",
             default_for=("labels",),
+            conventions={**EMPTY_CONVENTIONS, "sklearn": {"empty": "zero"}},
             differs="scikit-learn gives 0 with a warning where it is undefined",
         ),
         Metric(
@@ -405,18 +508,19 @@ STATISTIC = Statistic(
             title="Accuracy",
             score=accuracy,
             formula="share of voxels whose class is right, over all classes and the background; "
-            f"per class (TP + TN) / (TP + FP + FN + TN); {_SYMBOLS}",
+            f"per class (TP + TN) / (TP + FP + FN + TN); {SYMBOLS}",
             source="scikit-learn accuracy_score",
             range=(0.0, 1.0),
             higher_is_better=True,
-            kinds=_KINDS,
+            kinds=KINDS,
             empties="no voxel scored: undefined",
             symmetric=True,
             default_for=("labels",),
+            invariances=OF_CLASSES,
         ),
-        _count("true_positives", "True positives", "voxels of the class predicted as such"),
-        _count("false_positives", "False positives", "voxels predicted as the class wrongly"),
-        _count("false_negatives", "False negatives", "voxels of the class predicted otherwise"),
-        _count("true_negatives", "True negatives", "voxels outside the class predicted so"),
+        _count("true_positives", "voxels of the class predicted as such"),
+        _count("false_positives", "voxels predicted as the class wrongly"),
+        _count("false_negatives", "voxels of the class predicted otherwise"),
+        _count("true_negatives", "voxels outside the class predicted so", frozenset()),
     ),
 )

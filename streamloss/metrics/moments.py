@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from streamloss import exact, vecmath
 from streamloss._jit import inlined, kernel
+from streamloss.averages import Presence, over_classes
 from streamloss.losses import REDUCTION, loss_score, reference_loss, root
 from streamloss.slab import Slab
-from streamloss.statistic import Field, Metric, Score, Statistic, mean_over_classes
+from streamloss.statistic import Field, Metric, Score, Statistic
 from streamloss.task import Task
 from streamloss.words import count_equal
 
@@ -261,7 +262,8 @@ def _overlap_score(state: Moments, task: Task, factor: int, whole: Any) -> Score
         per_class.append(float(ratio))
         slack = float((factor * error + ratio * 3 * error) / max(size - 3 * error, error))
         bounds.append(min(slack, 1.0) + 2.0**-53)
-    return mean_over_classes(per_class, task, bounds)
+    presence = [Presence(y, p) for p, y, _ in sums]
+    return over_classes(per_class, task, presence, error_bound=bounds)
 
 
 def mse(state: Moments, task: Task) -> Score:

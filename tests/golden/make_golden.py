@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as torch_functional
 from monai.losses import DiceLoss
 from monai.losses.focal_loss import softmax_focal_loss
+from monai.metrics import compute_dice, compute_generalized_dice
 from sklearn import metrics as sklearn_metrics
 from sklearn.linear_model._sgd_fast import SquaredHinge
 
@@ -33,6 +34,7 @@ NOTES = {
     "squared_hinge": "scikit-learn has no squared hinge metric. The binary numbers are the mean of "
     "its SGD loss SquaredHinge, the multi-class ones the square of the margin that its hinge_loss "
     "documents, computed in NumPy.",
+    "generalized_dice": "MONAI's weights are float32: its numbers are good to 7 digits.",
     "soft_overlap": "MONAI's DiceLoss and DiceLoss(jaccard=True) with smooth_nr = smooth_dr = 0: "
     "the loss that is undefined for an empty class, without MONAI's default 1e-5.",
 }
@@ -454,6 +456,114 @@ def monai_cases():
     )
 
 
+def count_cases():
+    truth = (scatter(90, 7, 51) % 4).astype(np.uint8)
+    prediction = np.where(scatter(90, 3, 52) > 0, truth, scatter(90, 4, 53)).astype(np.uint8)
+    labels = [0, 1, 2, 3]
+    multilabel = sklearn_metrics.multilabel_confusion_matrix(truth, prediction, labels=labels)
+    two = {k: [int(n) for n in multilabel[k].reshape(-1)] for k in labels}
+    options = {"kind": "labels", "classes": labels, "include_background": True}
+    case(
+        "rates and agreement of four classes",
+        "sklearn.metrics: balanced_accuracy_score, matthews_corrcoef, cohen_kappa_score, recall of "
+        "the negatives of multilabel_confusion_matrix",
+        truth,
+        prediction,
+        options,
+        balanced_accuracy=sklearn_metrics.balanced_accuracy_score(truth, prediction),
+        mcc=sklearn_metrics.matthews_corrcoef(truth, prediction),
+        cohen_kappa=sklearn_metrics.cohen_kappa_score(truth, prediction),
+        specificity={k: tn / (tn + fp) for k, (tn, fp, _, _) in two.items()},
+        negative_predictive_value={k: tn / (tn + fn) for k, (tn, _, fn, _) in two.items()},
+        false_positive_rate={k: fp / (fp + tn) for k, (tn, fp, _, _) in two.items()},
+        false_negative_rate={k: fn / (fn + tp) for k, (_, _, fn, tp) in two.items()},
+    )
+    case(
+        "generalized Dice of four classes",
+        "monai.metrics.generalized_dice.compute_generalized_dice(sum_over_classes=True)",
+        truth,
+        prediction,
+        options,
+        generalized_dice=compute_generalized_dice(
+            torch.tensor(np.eye(4)[prediction].T[None]),
+            torch.tensor(np.eye(4)[truth].T[None]),
+            sum_over_classes=True,
+        ),
+    )
+    for weights in ("linear", "quadratic"):
+        case(
+            f"kappa of four classes, {weights}",
+            f"sklearn.metrics.cohen_kappa_score(weights={weights!r})",
+            truth,
+            prediction,
+            {**options, "kappa_weights": weights},
+            cohen_kappa=sklearn_metrics.cohen_kappa_score(truth, prediction, weights=weights),
+        )
+    for average in ("macro", "micro", "weighted"):
+        for beta in (0.5, 2.0):
+            case(
+                f"F-beta, {average}, beta {beta}",
+                f"sklearn.metrics.fbeta_score(beta={beta}, labels=[1, 2, 3], average={average!r})",
+                truth,
+                prediction,
+                {**options, "include_background": False, "average": average, "beta": beta},
+                f_beta=sklearn_metrics.fbeta_score(
+                    truth, prediction, beta=beta, labels=[1, 2, 3], average=average
+                ),
+            )
+        case(
+            f"precision, recall and IoU, {average}",
+            f"sklearn.metrics, labels=[1, 2, 3], average={average!r}",
+            truth,
+            prediction,
+            {**options, "include_background": False, "average": average},
+            precision=sklearn_metrics.precision_score(
+                truth, prediction, labels=[1, 2, 3], average=average
+            ),
+            recall=sklearn_metrics.recall_score(
+                truth, prediction, labels=[1, 2, 3], average=average
+            ),
+            iou=sklearn_metrics.jaccard_score(truth, prediction, labels=[1, 2, 3], average=average),
+        )
+    t, p = truth > 1, prediction > 1
+    plus, minus = sklearn_metrics.class_likelihood_ratios(t, p)
+    case(
+        "likelihood ratios",
+        "sklearn.metrics.class_likelihood_ratios",
+        t,
+        p,
+        {"kind": "labels"},
+        positive_likelihood_ratio=plus,
+        negative_likelihood_ratio=minus,
+    )
+    # Class 1 in neither, class 2 missed, class 3 spurious.
+    truth = np.array([0, 2, 2, 4, 4, 4, 0, 0], np.uint8)
+    prediction = np.array([0, 0, 0, 4, 4, 0, 3, 0], np.uint8)
+    one_hot = [torch.tensor(np.eye(5)[array].T[None]) for array in (prediction, truth)]
+    monai = compute_dice(*one_hot, include_background=False, ignore_empty=True)[0]
+    case(
+        "Dice of empty, missed and spurious classes as MONAI",
+        "monai.metrics.compute_dice(include_background=False, ignore_empty=True)",
+        truth,
+        prediction,
+        {"kind": "labels", "classes": 5, "convention": "monai"},
+        dice={k: monai[k - 1] for k in (1, 2, 3, 4)},
+    )
+    case(
+        "Dice and precision of empty, missed and spurious classes as scikit-learn",
+        "sklearn.metrics.f1_score and precision_score (labels=[1, 2, 3, 4], zero_division=0)",
+        truth,
+        prediction,
+        {"kind": "labels", "classes": 5, "convention": "sklearn"},
+        dice=sklearn_metrics.f1_score(
+            truth, prediction, labels=[1, 2, 3, 4], average="macro", zero_division=0
+        ),
+        precision=sklearn_metrics.precision_score(
+            truth, prediction, labels=[1, 2, 3, 4], average="macro", zero_division=0
+        ),
+    )
+
+
 def main():
     for write_cases in (
         log_loss_cases,
@@ -463,6 +573,7 @@ def main():
         logit_cases,
         torch_cases,
         monai_cases,
+        count_cases,
     ):
         write_cases()
     packages = ("numpy", "scipy", "scikit-learn", "torch", "monai")
