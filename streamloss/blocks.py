@@ -110,6 +110,8 @@ def plan(
     limit: int,
     target_voxels: int,
     workers: int = 1,
+    *,
+    chunkwise: bool = False,
 ) -> Plan:
     """Choose blocks over whole chunks of every grid, as far as the limit allows.
 
@@ -127,6 +129,9 @@ def plan(
         Size at which larger blocks no longer pay.
     workers
         How many blocks are read at once.
+    chunkwise
+        Whether chunks are decoded one by one, best in their place: blocks then grow along the
+        slowest axis, so that each chunk is one run of the block. Else along the fastest.
 
     Raises
     ------
@@ -153,8 +158,8 @@ def plan(
         else _halve_until_it_fits(coarse, cost, limit)
     )
 
-    # Room to spare: grow along the fastest axis first, where reads stay contiguous.
-    for axis in reversed(range(len(shape))):
+    axes = range(len(shape))
+    for axis in axes if chunkwise else reversed(axes):
         while shape[axis] < stops[axis]:
             larger = (*shape[:axis], min(shape[axis] * 2, stops[axis]), *shape[axis + 1 :])
             if math.prod(larger) > target_voxels or cost(larger) > limit:

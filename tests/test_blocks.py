@@ -105,3 +105,9 @@ def test_bytes_read_well():
         "3 GiB",
         "2 TiB",
     ]
+
+
+def test_blocks_of_whole_chunks_hold_each_of_them_in_one_run():
+    region = tuple(slice(0, 64) for _ in range(3))
+    made = plan(region, [(8, 8, 8)], bytes_of, 10**9, 4 * 8**3, chunkwise=True)
+    assert made.block_shape == (32, 8, 8)

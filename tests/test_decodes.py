@@ -50,9 +50,11 @@ def counted_decodes(largest: tuple[int, ...] | None = None) -> Iterator[Decodes]
             decodes.counts[reader.layout.name, os.fstat(file).st_ino, offset] += 1
         read_chunk(reader, file, offset, *rest)
 
-    def limited(box: Any, grids: Any, cost: Callable[..., int], limit: int, *rest: Any) -> Plan:
+    def limited(
+        box: Any, grids: Any, cost: Callable[..., int], limit: int, *rest: Any, **options: Any
+    ) -> Plan:
         limit = limit if largest is None else cost(largest)
-        decodes.plan = plan(box, grids, cost, limit, *rest)
+        decodes.plan = plan(box, grids, cost, limit, *rest, **options)
         return decodes.plan
 
     with pytest.MonkeyPatch.context() as patch:
