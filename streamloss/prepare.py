@@ -21,7 +21,7 @@ from streamloss.task import Task
 from streamloss.volume import Region, Volume
 
 # Beyond this a larger block no longer makes reading cheaper: read directly, 2**18 voxels took
-# 1.2 times as long as 2**20 with chunks of 64³. zarr-python has a cost for every read.
+# about 1.1 times as long as 2**20 with chunks of 64³. zarr-python has a cost for every read.
 TARGET_BLOCK_VOXELS = {"direct": 2**20, "memory": 2**20}
 TARGET_BLOCK_VOXELS_OF_OTHERS = 2**22
 # What a process takes to compile and run kernels, whatever the volume; measured
