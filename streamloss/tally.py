@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from streamloss._jit import kernel
 from streamloss.slab import Slab
 from streamloss.task import Task
+from streamloss.words import LOW_BITS
+
+_LOWEST = np.uint64(0xFF)
 
 
 def empty_tally(task: Task, dtype: np.dtype[Any]) -> NDArray[np.int64] | None:
@@ -54,10 +57,42 @@ def add_to_tally(slab: Slab, codes: NDArray[Any], tally: NDArray[np.int64]) -> N
         # Neighbours often hold the same pair, and adding to one address waits for the last
         # addition to it; four tables take 16 KiB, of 16 bits they would leave the cache.
         tables = np.zeros((4, *tally.shape), np.int64)
-        _count(slab.truth, codes, *tables)
+        _count_bytes(slab.truth, codes, *tables)
         tally += tables.sum(axis=0)
     else:
         _count(slab.truth, codes, tally, tally, tally, tally)
+
+
+@kernel
+def _count_bytes(
+    truth: NDArray[Any],
+    codes: NDArray[Any],
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    third: NDArray[np.int64],
+    fourth: NDArray[np.int64],
+) -> None:
+    # Where a network is sure, eight neighbours hold one pair: 0.37 ns a voxel instead of 0.85 on
+    # the benchmark's volumes, 0.73 instead of 0.62 on codes that are all noise.
+    edge = truth.size - truth.size % 8
+    t = truth[:edge].view(np.uint64)
+    p = codes[:edge].view(np.uint64)
+    for i in range(t.size):
+        a, b = t[i], p[i]
+        if b == (b & _LOWEST) * LOW_BITS and a == (a & _LOWEST) * LOW_BITS:
+            first[a & _LOWEST, b & _LOWEST] += 8
+        else:
+            k = 8 * i
+            first[truth[k], codes[k]] += 1
+            second[truth[k + 1], codes[k + 1]] += 1
+            third[truth[k + 2], codes[k + 2]] += 1
+            fourth[truth[k + 3], codes[k + 3]] += 1
+            first[truth[k + 4], codes[k + 4]] += 1
+            second[truth[k + 5], codes[k + 5]] += 1
+            third[truth[k + 6], codes[k + 6]] += 1
+            fourth[truth[k + 7], codes[k + 7]] += 1
+    for i in range(edge, truth.size):
+        first[truth[i], codes[i]] += 1
 
 
 @kernel
