@@ -22,7 +22,7 @@ from streamloss.task import Kind, Task
 State = Any
 """A NamedTuple of int64 arrays, its type declared by the statistic."""
 
-Axis = Literal["class", "truth_group", "channel"] | int
+Axis = Literal["class", "truth_group", "channel"] | int | Callable[[Task], int]
 
 
 Invariance = Literal["class_permutation", "true_negatives", "duplication", "monotone_scores"]
@@ -41,7 +41,8 @@ class Field(NamedTuple):
     ----------
     axes
         "class" (one entry per class), "truth_group" (per true class, or one for
-        a truth that is not labels), "channel" (per score of a voxel, one for labels) or a number.
+        a truth that is not labels), "channel" (per score of a voxel, one for labels), a number,
+        or what gives a number for a task.
     limbs
         0 for counts; otherwise the limbs of an exact sum, as a last axis.
     """
@@ -285,7 +286,10 @@ def _zeros(shape: Field, task: Task) -> NDArray[np.int64]:
         "truth_group": task.truth_groups,
         "channel": max(task.channels, 1),
     }
-    extents = [axis if isinstance(axis, int) else sizes[axis] for axis in shape.axes]
+    extents = [
+        axis if isinstance(axis, int) else sizes[axis] if isinstance(axis, str) else axis(task)
+        for axis in shape.axes
+    ]
     return np.zeros(extents + [shape.limbs] * bool(shape.limbs), np.int64)
 
 

@@ -328,7 +328,8 @@ def reference_by_class(
         As for `Statistic.reference`.
     """
     prediction = predicted_codes(prediction, task)
-    results: dict[str, tuple[float, dict[int, float]]] = {}
+    nothing = formulas(*[np.float64(math.nan)] * 4)
+    results: dict[str, tuple[float, dict[int, float]]] = {name: (math.nan, {}) for name in nothing}
     entering: dict[str, list[float]] = {}
     for code in task.classes.scored:
         t, p = truth == code, prediction == code
@@ -336,7 +337,7 @@ def reference_by_class(
         with np.errstate(invalid="ignore", divide="ignore"):
             numbers = formulas(*counts)
         for name, number in numbers.items():
-            results.setdefault(name, (math.nan, {}))[1][code] = float(number)
+            results[name][1][code] = float(number)
             if math.isnan(number) and t.any() and not p.any():
                 number = worst.get(name, math.nan)
             entering.setdefault(name, []).append(float(number))
@@ -368,10 +369,10 @@ def reference(
 
     results = reference_by_class(formulas, {"precision": 0.0}, truth, prediction, task)
     for name in ("true_positives", "false_positives", "false_negatives", "true_negatives"):
-        per_class = results.get(name, (0.0, {}))[1]
+        per_class = results[name][1]
         results[name] = math.fsum(per_class.values()), per_class
     right = float(np.mean(truth == predicted_codes(prediction, task)))
-    results["accuracy"] = right, results.get("accuracy", (0.0, {}))[1]
+    results["accuracy"] = right, results["accuracy"][1]
     return results
 
 

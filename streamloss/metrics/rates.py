@@ -114,7 +114,7 @@ def reference(
     return reference_by_class(formulas, worst, truth, prediction, task)
 
 
-_BETA = Parameter(
+BETA = Parameter(
     "beta",
     1.0,
     number(1e-3, 1e3),
@@ -171,7 +171,7 @@ READINGS = Readings(
             "(1 + beta^2) TP / ((1 + beta^2) TP + beta^2 FN + FP)",
             "scikit-learn fbeta_score; van Rijsbergen 1979, Information Retrieval",
             ends=Ends(reloaded=1.0),
-            parameters=(_BETA,),
+            parameters=(BETA,),
             conventions={**EMPTY_CONVENTIONS, "sklearn": {"empty": "zero"}},
             differs="MetricsReloaded gives 1 and scikit-learn 0 to a class in neither",
         ),
@@ -221,7 +221,6 @@ READINGS = Readings(
             "class not in the truth or not predicted: undefined, but 0 in the mean if it is in "
             "the truth",
             ends=Ends(missed=0.0),
-            symmetric=True,
             invariances=OF_FOREGROUND,
             differs="scikit-learn's fowlkes_mallows_score compares clusterings, by pairs of voxels",
         ),
