@@ -20,7 +20,7 @@ from streamloss.prepare import Run, prepare
 from streamloss.result import MetricResult, Result
 from streamloss.scan import Job, scan
 from streamloss.slab import NEGATIVE, NO_CLASS, OUTSIDE_UNIT, Fault
-from streamloss.statistic import definitions, needed
+from streamloss.statistic import definitions, needed, read
 from streamloss.task import Task
 from streamloss.volume import Region, Volume
 
@@ -269,8 +269,7 @@ def build_result(
     task = total.task
     metrics = {}
     for name in task.metrics:
-        statistic, metric = next((s, m) for s, m in definitions(name) if task.kind in m.kinds)
-        got = metric.score(total.states[statistic.name], task)
+        metric, got = read(name, total.states, task)
         metrics[name] = MetricResult(
             value=got.value,
             per_class={task.classes.values[c]: x for c, x in got.per_class.items()},
