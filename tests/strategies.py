@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from streamloss.options import ArrayFacts, settle
-from streamloss.statistic import definitions, metric_names
+from streamloss.statistic import definitions, metric_names, parameters
 
 # (kind, channels, soft truth): the layouts a statistic can meet. Channels of 1
 # come without a channel axis.
@@ -46,6 +46,12 @@ class Case:
     def ndim(self):
         task = self.task
         return self.truth.ndim - (task.soft_truth and task.channels > 1)
+
+    def options_of(self, metrics):
+        """The options for a choice of metrics, without those that none of them has."""
+        taken = {p.name for m in metrics for _, d in definitions(m) for p in d.parameters}
+        kept = {n: v for n, v in self.options.items() if n not in parameters() or n in taken}
+        return {**kept, "metrics": metrics}
 
     def part(self, box):
         """The case restricted to a box of voxels."""

@@ -1,4 +1,4 @@
-"""Sums of squared, absolute and Huber differences of plain values, exact to the last bit of a term."""
+"""Sums of differences of plain values: squared, absolute, Huber; exact to each term's last bit."""
 
 import math
 from typing import Any, NamedTuple

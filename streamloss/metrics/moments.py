@@ -386,8 +386,8 @@ STATISTIC = Statistic(
             title="Brier score",
             score=brier_score,
             formula="sum over classes k of (p_k - y_k)^2, mean over voxels, 0 to 2 where p and y "
-            "sum to 1; halved for two classes, so that it is the mean of (p - y)^2 for one channel; p: probability, "
-            "y: true distribution, one-hot for labels",
+            "sum to 1; halved for two classes, so that it is the mean of (p - y)^2 for one "
+            "channel; p: probability, y: true distribution, one-hot for labels",
             source="Brier 1950; scikit-learn brier_score_loss",
             range=(0.0, math.inf),
             higher_is_better=False,

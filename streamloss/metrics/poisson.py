@@ -43,8 +43,9 @@ class Poisson(NamedTuple):
 
 def update(state: Poisson, slab: Slab, task: Task) -> None:
     """Add the terms of a slab."""
-    options = (task.parameters[name] for name in ("log_input", "full", "poisson_eps"))
-    _add(slab.soft_truth[0], slab.scores[0], *options, *state)
+    log_input, full = task.parameters["log_input"], task.parameters["full"]
+    eps = task.parameters["poisson_eps"]
+    _add(slab.soft_truth[0], slab.scores[0], log_input, full, eps, *state)
 
 
 @kernel

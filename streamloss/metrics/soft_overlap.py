@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from streamloss import exact
 from streamloss.losses import choice, log_cosh, power
-from streamloss.metrics.moments import Moments
+from streamloss.metrics.moments import OVERLAP, Moments
 from streamloss.statistic import Metric, Parameter, Readings, Score, mean_over_classes, number
 from streamloss.task import Task
 
@@ -197,6 +197,8 @@ def reference(
     truth: NDArray[Any], prediction: NDArray[Any], task: Task
 ) -> dict[str, tuple[float, dict[int, float]]]:
     """Return every metric from whole arrays, spelled out with NumPy."""
+    if not task.asks(*OVERLAP):
+        return {}
     p, y = whole_distributions(truth, prediction, task)
     options = {"tversky_alpha": 0.5, "tversky_beta": 0.5, "tversky_gamma": 1.0} | dict(
         task.parameters
