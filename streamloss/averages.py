@@ -5,7 +5,7 @@ one mean the same to all of them. What the numbers are is not known here.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from streamloss.statistic import Parameter, Score
 from streamloss.task import Task
 
 AVERAGES = ("macro", "micro", "weighted")
+MAX_CLASS_WEIGHT = 1e9
 POLICIES = ("nnunet", "monai", "reloaded", "zero", "one")
 
 
@@ -77,8 +78,10 @@ def _weights(value: Any) -> tuple[float, ...] | None:
         numbers = tuple(float(part) for part in np.atleast_1d(np.asarray(parts, np.float64)))
     except (TypeError, ValueError):
         numbers = ()
-    if not numbers or not all(0.0 <= number < math.inf for number in numbers):
-        raise ValueError("expected one weight of at least 0 per class, or none")
+    if not any(numbers) or not all(0.0 <= number <= MAX_CLASS_WEIGHT for number in numbers):
+        raise ValueError(
+            f"expected one weight from 0 to {MAX_CLASS_WEIGHT:g} per class, not all 0, or none"
+        )
     return numbers
 
 
@@ -213,3 +216,12 @@ def _class_weights(task: Task, presence: Sequence[Presence]) -> list[float]:
     if task.parameters.get("average") == "weighted":
         weights = [w * float(there.truth) for w, there in zip(weights, presence, strict=True)]
     return weights
+
+
+def naive_mean(numbers: Mapping[int, float], task: Task) -> float:
+    """Return the default average of numbers by class code, as a `reference` needs it."""
+    given = task.parameters.get("class_weights")
+    known = [code for code, number in numbers.items() if not math.isnan(number)]
+    weights = [1.0 if given is None else given[code] for code in known]
+    total = math.fsum(w * numbers[code] for w, code in zip(weights, known, strict=True))
+    return total / math.fsum(weights) if any(weights) else math.nan

@@ -19,7 +19,7 @@ from streamloss.prepare import Run, prepare
 from streamloss.result import MetricResult, Result, class_key
 from streamloss.scan import Job, scan
 from streamloss.slab import NEGATIVE, NO_CLASS, OUTSIDE_UNIT, Fault
-from streamloss.statistic import Metric, Score, definitions, needed
+from streamloss.statistic import Metric, Score, definitions, needed, read
 from streamloss.structures import join_scores
 from streamloss.task import Task
 from streamloss.volume import Region
@@ -353,8 +353,7 @@ def _score(total: Partial, metric: Metric) -> Score:
     """Read a metric from the states of a sum, or of its structures."""
     task = total.task
     if not task.structures:
-        statistic = next(s for s in needed(task) if metric in s.metrics)
-        return metric.score(total.states[statistic.name], task)
+        return read(metric.name, total.states, task)[1]
     names = [structure.name for structure in task.structures]
     parts = [total.parts[name] for name in names]
     scores = [_score(part, metric) for part in parts]

@@ -112,7 +112,8 @@ class Metric:
     name, title
         Name in code and name in prose.
     score
-        Pure function of the merged state and the task.
+        Pure function of the merged state and the task; of a metric with `parts`, of their
+        scores by name and the task.
     formula
         The definition; its symbols are explained beside it.
     source
@@ -143,6 +144,8 @@ class Metric:
         By the name of such a package, the options that give its numbers.
     invariances
         What leaves the value alone, of `INVARIANCES`.
+    parts
+        Metrics, perhaps of other statistics, whose scores this one is made from.
     combine
         How the values of independent structures give one: their mean, or for numbers
         of voxels their sum.
@@ -166,6 +169,7 @@ class Metric:
     differs: str = ""
     conventions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     invariances: frozenset[Invariance] = frozenset()
+    parts: tuple[str, ...] = ()
     combine: Literal["mean", "sum"] = "mean"
 
     @property
@@ -354,12 +358,26 @@ def needed(task: Task) -> list[Statistic]:
 
     With labels as truth the voxels of each class are always counted.
     """
+    asked = {*task.metrics}
+    for name in task.metrics:
+        asked.update(*(m.parts for _, m in definitions(name) if task.kind in m.kinds))
     return [
         statistic
         for statistic in discover().values()
-        if any(task.asks(m.name) and task.kind in m.kinds for m in statistic.metrics)
+        if any(m.name in asked and task.kind in m.kinds for m in statistic.metrics)
         or (statistic.class_voxels is not None and task.hard_truth)
     ]
+
+
+def read(name: str, states: Mapping[str, State], task: Task) -> tuple[Metric, Score]:
+    """Return a metric's definition for a task and its score from the merged states."""
+    statistic, metric = next((s, m) for s, m in definitions(name) if task.kind in m.kinds)
+    if not metric.parts:
+        return metric, metric.score(states[statistic.name], task)
+    # A part is scored with the options that the whole declares, and no others.
+    own = {p.name: task.parameters[p.name] for p in metric.parameters}
+    inner = replace(task, parameters=own)
+    return metric, metric.score({part: read(part, states, inner)[1] for part in metric.parts}, task)
 
 
 def parameters() -> dict[str, Parameter]:

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from streamloss.options import ArrayFacts, settle
-from streamloss.statistic import definitions, metric_names
+from streamloss.statistic import definitions, metric_names, parameters
 
 # (kind, channels, soft truth): the layouts a statistic can meet. Channels of 1
 # come without a channel axis.
@@ -46,6 +46,12 @@ class Case:
     def ndim(self):
         task = self.task
         return self.truth.ndim - (task.soft_truth and task.channels > 1)
+
+    def options_of(self, metrics):
+        """The options for a choice of metrics, without those that none of them has."""
+        taken = {p.name for m in metrics for _, d in definitions(m) for p in d.parameters}
+        kept = {n: v for n, v in self.options.items() if n not in parameters() or n in taken}
+        return {**kept, "metrics": metrics}
 
     def part(self, box):
         """The case restricted to a box of voxels."""
@@ -129,9 +135,49 @@ def cases(draw, layout=None, max_dims=4):
             prediction = (rng.normal(size=full) * width).astype(float_dtype)
         options["gamma"] = draw(st.sampled_from([0.0, 0.5, 1.0, 2.0, 5.0]))
     options["metrics"] = metrics_of(kind, soft, zero_one)
-    if kind == "values":
-        options["reduction"] = draw(st.sampled_from(["mean", "sum"]))
+    if kind == "values" and np.abs(prediction).max(initial=0) > 700:
+        # The exponential of such a logarithm of a rate is refused.
+        options["metrics"].remove("poisson_nll")
+    options |= draw(loss_options(kind, channels, soft, options["metrics"]))
     return Case(truth, prediction, options)
+
+
+@st.composite
+def loss_options(draw, kind, channels, soft, metrics):
+    """Options of the losses, each left out as often as not; not the reduction alone."""
+    weights = st.floats(0.125, 20.0)
+    drawn = {}
+    if kind == "labels":
+        return drawn
+    reductions = ["mean", "sum"] if soft or kind == "values" else ["mean", "sum", "positives"]
+    if kind == "values":
+        drawn = {"delta": weights, "full": st.booleans()}
+        if "poisson_nll" not in metrics:
+            del drawn["full"]
+    else:
+        drawn = {
+            "label_smoothing": st.sampled_from([0.0, 0.1, 1.0]),
+            "denominator": st.sampled_from(["linear", "squared"]),
+            "smooth_dr": st.sampled_from([1e-5, 1.0]),
+            "tversky_alpha": st.floats(0.0, 2.0),
+            "tversky_beta": st.floats(0.0, 2.0),
+            "tversky_gamma": st.sampled_from([0.5, 0.75, 1.0, 2.0]),
+            "volume_weights": st.sampled_from(["square", "simple", "uniform"]),
+            "scale_by_half": st.sampled_from(["auto", True, False]),
+            "lambda_ce": weights,
+        }
+        if channels == 1 and draw(st.booleans()):
+            drawn["pos_weight"] = weights
+        else:
+            count = max(channels, 2)
+            drawn["class_weights"] = st.lists(weights, min_size=count, max_size=count).map(tuple)
+    drawn["reduction"] = st.sampled_from(reductions)
+    options = {name: draw(values) for name, values in drawn.items() if draw(st.booleans())}
+    if kind == "values":
+        options["data_range"] = draw(weights)
+    elif "smooth_dr" in options and draw(st.booleans()):
+        options["smooth_nr"] = options["smooth_dr"]
+    return options
 
 
 @st.composite

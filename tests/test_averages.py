@@ -116,7 +116,7 @@ def test_averages_are_macro_micro_weighted_or_by_given_weights():
         ({"average": "mean"}, "average: expected macro, micro or weighted, got 'mean'"),
         ({"empty": "skip"}, "empty: expected nnunet, monai, reloaded, zero or one"),
         ({"class_weights": "1,2"}, "one weight for each of the 5 classes"),
-        ({"class_weights": "1,-2"}, "one weight of at least 0 per class"),
+        ({"class_weights": "1,-2"}, "one weight from 0 to 1e+09 per class"),
         ({"class_weights": [1, 1], "classes": None}, "class_weights needs `classes`"),
         ({"convention": "matlab"}, "unknown convention 'matlab'"),
         ({"convention": "monai", "metrics": "mcc"}, "monai has no convention of its own for mcc"),

@@ -118,7 +118,9 @@ likelihood_layouts = pytest.mark.parametrize(
 @given(data=st.data())
 def test_focal_loss_without_gamma_and_alpha_is_cross_entropy_bit_for_bit(layout, data):
     case = data.draw(cases(layout))
-    options = {**case.options, "metrics": "cross_entropy,focal_loss", "gamma": 0, "alpha": None}
+    plain = {"class_weights": None, "label_smoothing": 0, "gamma": 0, "alpha": None}
+    options = {**case.options_of(["cross_entropy", "focal_loss"]), **plain}
+    options.pop("pos_weight", None)
     result = sl.score(case.truth, case.prediction, **options)
     plain, focal = result["cross_entropy"], result["focal_loss"]
     assert focal.value.hex() == plain.value.hex()
@@ -141,7 +143,7 @@ def test_focal_loss_weighs_a_voxel_by_alpha_and_its_miss():
 @given(data=st.data())
 def test_dice_follows_from_iou_and_its_loss_from_dice(data):
     case = data.draw(cases(("labels", 0, False)))
-    options = {**case.options, "metrics": "dice,iou,dice_loss"}
+    options = case.options_of(["dice", "iou", "dice_loss"])
     result = sl.score(case.truth, case.prediction, **options)
     for value, iou in result["iou"].per_class.items():
         dice, loss = result["dice"].per_class[value], result["dice_loss"].per_class[value]

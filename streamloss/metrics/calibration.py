@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from streamloss import exact
 from streamloss._jit import kernel
-from streamloss.averages import OVER_CLASSES, Ends, Presence, over_classes
+from streamloss.averages import OVER_CLASSES, Ends, Presence, naive_mean, over_classes
 from streamloss.metrics.ranking import KINDS, class_probabilities
 from streamloss.slab import Slab
 from streamloss.statistic import Field, Metric, Parameter, Score, Statistic
@@ -272,8 +272,7 @@ def reference(
             elif code == 0:
                 bins = [Bin(b.voxels, b.voxels - b.hits, b.voxels - b.total) for b in bins[::-1]]
             per_class[code] = formula(bins)
-        known = [x for x in per_class.values() if not math.isnan(x)]
-        results[name] = (math.fsum(known) / len(known) if known else math.nan), per_class
+        results[name] = naive_mean(per_class, task), per_class
     return results
 
 

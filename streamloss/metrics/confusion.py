@@ -13,7 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamloss._jit import inlined, kernel
-from streamloss.averages import OVER_CLASSES, Ends, Presence, check_weights, over_classes
+from streamloss.averages import (
+    OVER_CLASSES,
+    Ends,
+    Presence,
+    check_weights,
+    naive_mean,
+    over_classes,
+)
 from streamloss.slab import Slab
 from streamloss.statistic import Field, Invariance, Metric, Parameter, Score, Statistic
 from streamloss.task import Kind, Task
@@ -330,7 +337,7 @@ def reference_by_class(
     prediction = predicted_codes(prediction, task)
     nothing = formulas(*[np.float64(math.nan)] * 4)
     results: dict[str, tuple[float, dict[int, float]]] = {name: (math.nan, {}) for name in nothing}
-    entering: dict[str, list[float]] = {}
+    entering: dict[str, dict[int, float]] = {name: {} for name in nothing}
     for code in task.classes.scored:
         t, p = truth == code, prediction == code
         counts = [np.float64(np.sum(x)) for x in (t & p, ~t & p, t & ~p, ~t & ~p)]
@@ -340,12 +347,8 @@ def reference_by_class(
             results[name][1][code] = float(number)
             if math.isnan(number) and t.any() and not p.any():
                 number = worst.get(name, math.nan)
-            entering.setdefault(name, []).append(float(number))
-    for name, numbers_of_classes in entering.items():
-        known = [number for number in numbers_of_classes if not math.isnan(number)]
-        value = math.fsum(known) / len(known) if known else math.nan
-        results[name] = value, results[name][1]
-    return results
+            entering[name][code] = float(number)
+    return {name: (naive_mean(entering[name], task), results[name][1]) for name in results}
 
 
 def reference(

@@ -1,6 +1,7 @@
 """Sums of hinge losses of raw scores, exact to the last bit of each term."""
 
 import math
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from streamloss import exact
 from streamloss._jit import kernel
-from streamloss.losses import REDUCTION, loss_score, reference_loss
+from streamloss.losses import REDUCTION, check_reduction, reduced, reference_loss
 from streamloss.slab import Slab
 from streamloss.statistic import Field, Metric, Score, Statistic
 from streamloss.task import Task
@@ -99,9 +100,10 @@ def _score(sums: NDArray[np.int64], state: Hinge, task: Task, relative: float) -
 
     A term 1 - m is off by an ulp of m, which is at most the term's own plus 2^-52.
     """
-    score = loss_score(sums, state.voxels, task, 0.0)
-    voxels = int(state.voxels.sum()) if task.parameters["reduction"] == "sum" else 1
-    return Score(score.value, score.per_class, relative * (abs(score.value) + voxels), score.counts)
+    totals = [exact.total(group) for group in sums]
+    voxels = [Fraction(int(n)) for n in state.voxels]
+    error = relative * (float(sum(totals)) + float(sum(voxels)))
+    return reduced(totals, voxels, voxels, task, error)
 
 
 def reference(
@@ -137,6 +139,7 @@ def _metric(name: str, title: str, score: Any, power: str, source: str) -> Metri
         kinds=("logits",),
         empties="no voxel scored: undefined",
         parameters=(REDUCTION,),
+        invariances=frozenset({"class_permutation", "duplication"}),
     )
 
 
@@ -150,6 +153,7 @@ STATISTIC = Statistic(
     },
     update=update,
     reference=reference,
+    validate=check_reduction,
     # The square of a larger score would overflow a float64.
     score_limit=1e150,
     metrics=(

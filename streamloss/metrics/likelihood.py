@@ -1,10 +1,9 @@
-"""Sums of the negative log-likelihood and its focally weighted form.
+"""Kernels of the negative log-likelihood and its focally weighted form.
 
-The state holds exact sums of fixed-point terms; cross entropy and focal loss
-are read from it. Probabilities are clipped, logits are not.
+The state holds exact sums of fixed-point terms; what is read from it is defined in
+`cross_entropy`. Probabilities are clipped, logits are not.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +11,7 @@ from numpy.typing import NDArray
 
 from streamloss import exact, vecmath
 from streamloss._jit import inlined, kernel
-from streamloss.errors import InvalidInputError
-from streamloss.losses import REDUCTION, loss_score, reference_loss
 from streamloss.slab import Slab
-from streamloss.statistic import Field, Metric, Parameter, Score, Statistic, number
 from streamloss.task import Task
 from streamloss.words import count_equal
 
@@ -39,12 +35,18 @@ class Likelihood(NamedTuple):
         Sum of the focal loss, fixed point; zero unless it was asked for.
     clipped
         Voxels with a probability that was clipped to [eps, 1 - eps].
+    smoothed
+        Sum of the cross entropy with a smoothed or weighted truth, fixed point.
+    entropy
+        Sum over classes of y ln y, fixed point, of a truth that is not labels.
     """
 
     voxels: NDArray[np.int64]
     loss: NDArray[np.int64]
     focal: NDArray[np.int64]
     clipped: NDArray[np.int64]
+    smoothed: NDArray[np.int64]
+    entropy: NDArray[np.int64]
 
 
 def update(state: Likelihood, slab: Slab, task: Task) -> None:
@@ -56,10 +58,10 @@ def update(state: Likelihood, slab: Slab, task: Task) -> None:
     eps = task.parameters.get("eps", 0.0)
     if task.soft_truth:
         add_soft = _add_soft_binary if task.channels == 1 else _add_soft
-        add_soft(slab.soft_truth, slab.scores, logits, eps, weights, gamma, focal, *state)
+        add_soft(slab.soft_truth, slab.scores, logits, eps, weights, gamma, focal, *state[:4])
     else:
         add_hard = _add_hard_binary if task.channels == 1 else _add_hard
-        add_hard(slab.truth, slab.scores, logits, eps, weights, gamma, focal, *state)
+        add_hard(slab.truth, slab.scores, logits, eps, weights, gamma, focal, *state[:4])
 
 
 def class_weights(task: Task) -> NDArray[np.float64]:
@@ -392,166 +394,3 @@ def _add_soft(
                 exact.add_fixed_terms(focal_loss[0], terms[:size])
         for i in range(size):
             clipped[0] += outside[i]
-
-
-def validate(task: Task) -> None:
-    """Refuse an alpha that does not fit the number of classes."""
-    alpha = task.parameters.get("alpha")
-    if isinstance(alpha, tuple) and len(alpha) != len(task.classes):
-        raise InvalidInputError(
-            f"alpha must hold one weight for each of the {len(task.classes)} classes, "
-            f"got {len(alpha)}"
-        )
-    if isinstance(alpha, float) and task.channels > 1:
-        raise InvalidInputError(
-            f"alpha of a multi-class focal loss must hold one weight for each of the "
-            f"{len(task.classes)} classes, or be none; got the single number {alpha}"
-        )
-
-
-def cross_entropy(state: Likelihood, task: Task) -> Score:
-    """Return the mean or sum of the negative log-likelihood."""
-    return loss_score(state.loss, state.voxels, task, _term_error(task), _counts(state, task))
-
-
-def focal_loss(state: Likelihood, task: Task) -> Score:
-    """Return the mean or sum of the focal loss."""
-    error = _term_error(task) * float(class_weights(task).max())
-    return loss_score(state.focal, state.voxels, task, error, _counts(state, task))
-
-
-def _counts(state: Likelihood, task: Task) -> dict[str, int]:
-    return {"clipped_voxels": int(state.clipped[0])} if task.kind == "probabilities" else {}
-
-
-def _term_error(task: Task) -> float:
-    """Bound the rounding of one voxel's term: of the float64 arithmetic and of the grid."""
-    terms = task.channels if task.soft_truth else 1
-    largest = -math.log(task.parameters["eps"]) if "eps" in task.parameters else 2 * LOGIT_LIMIT
-    if task.kind == "logits":
-        largest = 2 * LOGIT_LIMIT
-    # The 2**-46 is that of `vecmath.log_for_grid`. 1 - p_t is off by 2**-53, and gamma times as
-    # much in its power.
-    gamma = float(task.parameters.get("gamma", 0.0))
-    return terms * (exact.FIXED_ROUNDING + 2.0**-46 + (2.0**-49 + gamma * 2.0**-51) * largest)
-
-
-def reference(
-    truth: NDArray[Any], prediction: NDArray[Any], task: Task
-) -> dict[str, tuple[float, dict[int, float]]]:
-    """Return both losses from whole arrays, spelled out with NumPy."""
-    scores = prediction.astype(np.float64)
-    if task.kind == "logits":
-        if task.channels == 1:
-            log_p = -np.stack([np.logaddexp(0, scores[0]), np.logaddexp(0, -scores[0])])
-        else:
-            log_p = scores - np.logaddexp.reduce(scores, axis=0)
-        p = np.exp(log_p)
-        miss = 1 - p if task.channels > 1 else p[::-1]
-    else:
-        p = np.clip(scores, task.parameters["eps"], 1 - task.parameters["eps"])
-        p = np.concatenate([1 - p, p]) if task.channels == 1 else p
-        log_p, miss = np.log(p), 1 - p if task.channels > 1 else p[::-1]
-    gamma, alpha = task.parameters.get("gamma", 0.0), class_weights(task)
-    if task.hard_truth:
-        y = truth == np.arange(len(task.classes))[:, np.newaxis]
-    else:
-        y = truth.astype(np.float64)
-        y = np.concatenate([1 - y, y]) if task.channels == 1 else y
-    cross = -np.sum(y * log_p, axis=0)
-    if task.channels == 1:
-        focal = cross * np.sum(y * miss, axis=0) ** gamma * (alpha @ y)
-    else:
-        focal = -np.sum(alpha[:, np.newaxis] * y * miss**gamma * log_p, axis=0)
-    terms = {"cross_entropy": cross, "focal_loss": focal}
-    return {name: reference_loss(term, truth, task) for name, term in terms.items()}
-
-
-def _alpha(value: Any) -> float | str | tuple[float, ...] | None:
-    if value is None or (isinstance(value, str) and value.lower() == "none"):
-        return None
-    if isinstance(value, str) and value == "default":
-        return value
-    parts = value.split(",") if isinstance(value, str) else value
-    try:
-        numbers = tuple(float(part) for part in np.atleast_1d(np.asarray(parts, np.float64)))
-    except (TypeError, ValueError):
-        numbers = (math.nan,)
-    top = 1.0 if len(numbers) == 1 else ALPHA_LIMIT
-    if not all(0.0 <= weight <= top for weight in numbers):
-        raise ValueError(
-            "expected a number from 0 to 1 (binary), one weight from 0 to "
-            f"{ALPHA_LIMIT:g} per class (multi-class), or none"
-        )
-    return numbers[0] if len(numbers) == 1 else numbers
-
-
-EPS = Parameter(
-    "eps",
-    2.0**-52,
-    number(1e-300, 0.5),
-    "probabilities are clipped to [eps, 1 - eps] [default: 2^-52, as scikit-learn]",
-)
-_ALPHA = Parameter(
-    "alpha",
-    "default",
-    _alpha,
-    "focal weight of positives (negatives get 1 - alpha), one per class, or none "
-    "[default: 0.25 for binary, none for multi-class]",
-)
-_GAMMA = Parameter("gamma", 2.0, number(0.0, 1e6), "focal exponent [default: 2]")
-
-STATISTIC = Statistic(
-    name="likelihood",
-    state=Likelihood,
-    fields={
-        "voxels": Field(("truth_group",)),
-        "loss": Field(("truth_group",), exact.FIXED_LIMBS),
-        "focal": Field(("truth_group",), exact.FIXED_LIMBS),
-        "clipped": Field((1,)),
-    },
-    update=update,
-    reference=reference,
-    validate=validate,
-    score_limit=LOGIT_LIMIT,
-    metrics=(
-        Metric(
-            name="cross_entropy",
-            title="Cross entropy (log loss)",
-            score=cross_entropy,
-            formula="-sum over classes k of y_k ln p_k, mean over voxels, in nats; "
-            "y: true distribution, one-hot for labels; p: predicted probability, clipped "
-            "to [eps, 1 - eps], or the softmax or sigmoid of logits; clipped_voxels counts "
-            "those whose probability was clipped: of the true class, or, if the truth is a "
-            "distribution, of any",
-            source="scikit-learn log_loss",
-            range=(0.0, math.inf),
-            higher_is_better=False,
-            kinds=("probabilities", "logits"),
-            default_for=("probabilities", "logits"),
-            empties="no voxel scored: undefined",
-            soft_truth=True,
-            unit="nat",
-            parameters=(EPS, REDUCTION),
-            differs="Keras clips at 1e-7; torch clips ln p at -100",
-        ),
-        Metric(
-            name="focal_loss",
-            title="Focal loss",
-            score=focal_loss,
-            formula="-alpha_t (1 - p_t)^gamma ln p_t, mean over voxels; p_t: probability of "
-            "the true class; alpha_t: alpha for positives and 1 - alpha for negatives "
-            "(binary), or the weight of the true class (multi-class)",
-            source="Lin et al. 2017, doi:10.1109/ICCV.2017.324; torchvision sigmoid_focal_loss",
-            range=(0.0, math.inf),
-            higher_is_better=False,
-            kinds=("probabilities", "logits"),
-            default_for=("probabilities", "logits"),
-            empties="no voxel scored: undefined",
-            soft_truth=True,
-            unit="nat",
-            parameters=(EPS, _ALPHA, _GAMMA, REDUCTION),
-            differs="MONAI's FocalLoss leaves alpha out by default",
-        ),
-    ),
-)

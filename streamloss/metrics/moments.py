@@ -1,11 +1,10 @@
 """Sums of probabilities, of their overlap with the truth, and of their errors.
 
-The state holds exact sums of fixed-point terms in [0, 1]; the soft overlap
-metrics and the squared and absolute errors of probabilities are read from it.
+The state holds exact sums of fixed-point terms in [0, 1]; the squared and absolute errors of
+probabilities are read from it here, the overlap metrics in `soft_overlap`.
 """
 
 import math
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,10 +12,17 @@ from numpy.typing import NDArray
 
 from streamloss import exact, vecmath
 from streamloss._jit import inlined, kernel
-from streamloss.averages import Presence, over_classes
-from streamloss.losses import REDUCTION, loss_score, reference_loss, root
+from streamloss.errors import InvalidInputError
+from streamloss.losses import (
+    REDUCTION,
+    check_reduction,
+    loss_score,
+    reference_loss,
+    root,
+    switch,
+)
 from streamloss.slab import Slab
-from streamloss.statistic import Field, Metric, Score, Statistic
+from streamloss.statistic import Field, Metric, Parameter, Score, Statistic
 from streamloss.task import Task
 from streamloss.words import count_equal
 
@@ -25,6 +31,14 @@ TILE = 2048
 _ZERO = np.float32(0.0)
 _STEP = np.float32(2.0**-40)
 _STEPS = np.float32(2.0**40)
+_STEP_64 = 2.0**-40
+
+OVERLAP = (
+    *("soft_dice", "soft_dice_loss", "soft_iou", "log_cosh_dice_loss", "dice_ce_loss"),
+    *("tversky_index", "tversky_loss", "focal_tversky_loss"),
+    *("generalized_soft_dice", "generalized_soft_dice_loss"),
+)
+"""Metrics that are read from the sums of p, y and p y."""
 
 
 class Moments(NamedTuple):
@@ -38,6 +52,9 @@ class Moments(NamedTuple):
         Sums of p, y and p y of each channel.
     squared, absolute
         Sums over channels of (p - y)^2 and |p - y|, by true class or of all.
+    probability_squared, truth_squared
+        Sums of p^2, and of y^2 where the truth is not labels, of each channel; zero unless
+        asked for.
     """
 
     voxels: NDArray[np.int64]
@@ -46,19 +63,40 @@ class Moments(NamedTuple):
     overlap: NDArray[np.int64]
     squared: NDArray[np.int64]
     absolute: NDArray[np.int64]
+    probability_squared: NDArray[np.int64]
+    truth_squared: NDArray[np.int64]
 
 
 def update(state: Moments, slab: Slab, task: Task) -> None:
     """Add the terms of a slab."""
-    overlap = task.asks("soft_dice", "soft_dice_loss", "soft_iou")
-    squared = task.asks("mse", "rmse")
+    overlap = task.asks(*OVERLAP)
+    squared = task.asks("mse", "rmse", "brier_score")
     absolute = task.asks("mae")
     if task.soft_truth:
-        _add_soft(slab.soft_truth, slab.probabilities, overlap, squared, absolute, *state)
+        _add_soft(slab.soft_truth, slab.probabilities, overlap, squared, absolute, *state[:6])
     elif task.channels > 1:
-        _add_hard(slab.truth, slab.probabilities, overlap, squared, absolute, *state)
+        _add_hard(slab.truth, slab.probabilities, overlap, squared, absolute, *state[:6])
     else:
-        _add_binary(slab.truth, slab.probabilities, overlap or absolute, squared, *state)
+        _add_binary(slab.truth, slab.probabilities, overlap or absolute, squared, *state[:6])
+    if task.parameters.get("denominator") == "squared":
+        _add_squares(slab.probabilities, state.probability_squared)
+        if task.soft_truth:
+            _add_squares(slab.soft_truth, state.truth_squared)
+
+
+@kernel
+def _add_squares(rows: NDArray[Any], sums: NDArray[np.int64]) -> None:
+    for k in range(rows.shape[0]):
+        for start in range(0, rows.shape[1], TILE):
+            row = rows[k, start : start + TILE]
+            total = 0
+            for i in range(row.size):
+                x = np.float64(row[i])
+                # As `_mass`: never nothing for x > 0.
+                square = x * x
+                least = _STEP_64 if x > 0.0 else 0.0
+                total += exact.fixed(square if square > least else least)
+            exact.add_fixed(sums[k], total)
 
 
 @inlined
@@ -217,53 +255,22 @@ def _add_soft(
                 exact.add_fixed(absolute_sum[0], total)
 
 
-def soft_dice(state: Moments, task: Task) -> Score:
-    """Return 2 sum(p y) / (sum p + sum y) of each class and their mean."""
-    return _overlap_score(state, task, 2, lambda p, y, both: p + y)
+def validate(task: Task) -> None:
+    """Refuse a reduction that the truth does not allow, and a smoothing that lifts a score past 1.
 
-
-def soft_dice_loss(state: Moments, task: Task) -> Score:
-    """Return 1 - soft Dice."""
-    score = soft_dice(state, task)
-    return Score(
-        1.0 - score.value,
-        {code: 1.0 - number for code, number in score.per_class.items()},
-        score.error_bound,
-        score.counts,
-    )
-
-
-def soft_iou(state: Moments, task: Task) -> Score:
-    """Return sum(p y) / (sum p + sum y - sum(p y)) of each class and their mean."""
-    return _overlap_score(state, task, 1, lambda p, y, both: p + y - both)
-
-
-def _overlap_score(state: Moments, task: Task, factor: int, whole: Any) -> Score:
-    """Return factor * sum(p y) / whole(sum p, sum y, sum(p y)) of each class."""
-    voxels = int(state.voxels.sum())
-    sums = [
-        tuple(exact.total(part[k]) for part in (state.probability, state.truth, state.overlap))
-        for k in range(len(state.probability))
-    ]
-    if task.channels == 1:
-        # The negative class is the complement of the one channel.
-        p, y, both = sums[0]
-        sums.insert(0, (voxels - p, voxels - y, voxels - p - y + both))
-    per_class, bounds = [], []
-    # Each of the sums is off by at most a grid step a voxel, the complement by three.
-    error = 3 * Fraction(2 * exact.FIXED_ROUNDING) * voxels
-    for p, y, both in sums:
-        size = whole(p, y, both)
-        if size <= 0:
-            per_class.append(math.nan)
-            bounds.append(math.nan)
-            continue
-        ratio = factor * both / size
-        per_class.append(float(ratio))
-        slack = float((factor * error + ratio * 3 * error) / max(size - 3 * error, error))
-        bounds.append(min(slack, 1.0) + 2.0**-53)
-    presence = [Presence(y, p) for p, y, _ in sums]
-    return over_classes(per_class, task, presence, error_bound=bounds)
+    Raises
+    ------
+    InvalidInputError
+        If there is one.
+    """
+    check_reduction(task)
+    numerator = task.parameters.get("smooth_nr", 0.0)
+    denominator = task.parameters.get("smooth_dr", 0.0)
+    if numerator > denominator:
+        raise InvalidInputError(
+            f"smooth_nr must not be larger than smooth_dr, or overlaps would exceed 1: got "
+            f"{numerator:g} and {denominator:g}"
+        )
 
 
 def mse(state: Moments, task: Task) -> Score:
@@ -282,6 +289,17 @@ def rmse(state: Moments, task: Task) -> Score:
 def mae(state: Moments, task: Task) -> Score:
     """Return the mean or sum of |p - y|."""
     return loss_score(state.absolute, state.voxels, task, _term_error(task), divisor=_divisor(task))
+
+
+def brier_score(state: Moments, task: Task) -> Score:
+    """Return the mean or sum of the squared errors of all classes of a voxel, or of half of it."""
+    halved = task.parameters["scale_by_half"]
+    halved = task.channels < 3 if halved == "auto" else halved
+    # One channel stands for two classes of equal errors: its sum is half of theirs already.
+    factor = (1.0 if halved else 2.0) if task.channels == 1 else (0.5 if halved else 1.0)
+    score = loss_score(state.squared, state.voxels, task, _term_error(task))
+    per_class = {code: factor * number for code, number in score.per_class.items()}
+    return Score(factor * score.value, per_class, factor * score.error_bound, score.counts)
 
 
 def _divisor(task: Task) -> int:
@@ -316,38 +334,12 @@ def reference(
     mean = Task(**{**vars(task), "parameters": {}})
     value, per_class = reference_loss(np.mean((p - y) ** 2, axis=0), truth, mean)
     results["rmse"] = math.sqrt(value), {c: math.sqrt(n) for c, n in per_class.items()}
-    if task.channels <= 1:
-        p, y = np.concatenate([1 - p, p]), np.concatenate([1 - y, y])
-    dice: dict[int, float] = {}
-    iou: dict[int, float] = {}
-    for code in task.classes.scored:
-        both, sum_p, sum_y = (math.fsum(x) for x in (p[code] * y[code], p[code], y[code]))
-        defined = sum_p + sum_y > 0
-        dice[code] = 2 * both / (sum_p + sum_y) if defined else math.nan
-        iou[code] = both / (sum_p + sum_y - both) if defined else math.nan
-    for name, numbers in (
-        ("soft_dice", dice),
-        ("soft_dice_loss", {code: 1 - number for code, number in dice.items()}),
-        ("soft_iou", iou),
-    ):
-        known = [number for number in numbers.values() if not math.isnan(number)]
-        results[name] = (math.fsum(known) / len(known) if known else math.nan), numbers
+    halved = task.parameters.get("scale_by_half", "auto")
+    halved = task.channels < 3 if halved == "auto" else halved
+    both = 2 if task.channels == 1 else 1
+    terms = both * np.sum((p - y) ** 2, axis=0) / (2 if halved else 1)
+    results["brier_score"] = reference_loss(terms, truth, task)
     return results
-
-
-def _overlap_metric(name: str, title: str, score: Any, formula: str, **facts: Any) -> Metric:
-    return Metric(
-        name=name,
-        title=title,
-        score=score,
-        formula=f"{formula}; p: probability of the class, y: its truth, sums over voxels; "
-        "mean over the scored classes that are defined",
-        range=(0.0, 1.0),
-        kinds=("probabilities", "logits"),
-        empties="class without truth and probability: undefined",
-        soft_truth=True,
-        **{"higher_is_better": True, **facts},
-    )
 
 
 def _error_metric(name: str, title: str, score: Any, formula: str, **facts: Any) -> Metric:
@@ -362,8 +354,13 @@ def _error_metric(name: str, title: str, score: Any, formula: str, **facts: Any)
         empties="no voxel scored: undefined",
         soft_truth=True,
         zero_one_labels=True,
+        invariances=frozenset({"class_permutation", "duplication"}),
         **facts,
     )
+
+
+def _scale_by_half(value: Any) -> bool | str:
+    return "auto" if value == "auto" else switch(value)
 
 
 STATISTIC = Statistic(
@@ -376,36 +373,38 @@ STATISTIC = Statistic(
         "overlap": Field(("channel",), exact.FIXED_LIMBS),
         "squared": Field(("truth_group",), exact.FIXED_LIMBS),
         "absolute": Field(("truth_group",), exact.FIXED_LIMBS),
+        "probability_squared": Field(("channel",), exact.FIXED_LIMBS),
+        "truth_squared": Field(("channel",), exact.FIXED_LIMBS),
     },
     update=update,
     reference=reference,
+    validate=validate,
     score_limit=2.0**16,
     metrics=(
-        _overlap_metric(
-            "soft_dice",
-            "Soft Dice coefficient",
-            soft_dice,
-            "2 sum(p y) / (sum p + sum y)",
-            source="MONAI DiceLoss with its linear denominator",
-            default_for=("probabilities",),
-            differs="MONAI adds 1e-5 to numerator and denominator",
-        ),
-        _overlap_metric(
-            "soft_dice_loss",
-            "Soft Dice loss",
-            soft_dice_loss,
-            "1 - 2 sum(p y) / (sum p + sum y)",
-            source="MONAI DiceLoss with its linear denominator",
+        Metric(
+            name="brier_score",
+            title="Brier score",
+            score=brier_score,
+            formula="sum over classes k of (p_k - y_k)^2, mean over voxels, 0 to 2 where p and y "
+            "sum to 1; halved for two classes, so that it is the mean of (p - y)^2 for one "
+            "channel; p: probability, y: true distribution, one-hot for labels",
+            source="Brier 1950; scikit-learn brier_score_loss",
+            range=(0.0, math.inf),
             higher_is_better=False,
-            differs="MONAI adds 1e-5 to numerator and denominator",
-        ),
-        _overlap_metric(
-            "soft_iou",
-            "Soft intersection over union",
-            soft_iou,
-            "sum(p y) / (sum p + sum y - sum(p y))",
-            source="MONAI DiceLoss(jaccard=True)",
-            differs="MONAI adds 1e-5 to numerator and denominator",
+            kinds=("probabilities", "logits"),
+            empties="no voxel scored: undefined",
+            soft_truth=True,
+            parameters=(
+                Parameter(
+                    "scale_by_half",
+                    "auto",
+                    _scale_by_half,
+                    "true, false or auto: whether the Brier score is halved [default: auto, for "
+                    "two classes]",
+                ),
+                REDUCTION,
+            ),
+            invariances=frozenset({"class_permutation", "duplication"}),
         ),
         _error_metric(
             "mse",

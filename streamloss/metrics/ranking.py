@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamloss._jit import float_bits, kernel
-from streamloss.averages import OVER_CLASSES, Ends, Presence, over_classes
+from streamloss.averages import OVER_CLASSES, Ends, Presence, naive_mean, over_classes
 from streamloss.slab import Slab
 from streamloss.statistic import Field, Invariance, Metric, Parameter, Score, Statistic, number
 from streamloss.task import Kind, Task
@@ -327,10 +327,7 @@ def reference(
         area = (np.diff(cut_f) * (cut_t[1:] + cut_t[:-1]) / 2).sum()
         chance = limit**2 / 2
         results["partial_auroc"][code] = float((1 + (area - chance) / (limit - chance)) / 2)
-    outcome = {}
-    for name, numbers in results.items():
-        known = [x for x in numbers.values() if not math.isnan(x)]
-        outcome[name] = (math.fsum(known) / len(known) if known else math.nan), numbers
+    outcome = {name: (naive_mean(numbers, task), numbers) for name, numbers in results.items()}
     return {
         **outcome,
         "roc_curve": outcome["auroc"],

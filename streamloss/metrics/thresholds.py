@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamloss.averages import OVER_CLASSES, Ends, Presence, over_classes
+from streamloss.averages import OVER_CLASSES, Ends, Presence, naive_mean, over_classes
 from streamloss.metrics.calibration import BINS
 from streamloss.metrics.confusion import Confusion
 from streamloss.metrics.ranking import (
@@ -221,11 +221,7 @@ def reference(
             for a, b in ((ends[run.start], ends[run.stop]) for run in runs)
         ]
         results["adaptive_calibration_error"][code] = float(np.mean(gaps))
-    outcome = {}
-    for name, numbers in results.items():
-        known = [x for x in numbers.values() if not math.isnan(x)]
-        outcome[name] = (math.fsum(known) / len(known) if known else math.nan), numbers
-    return outcome
+    return {name: (naive_mean(numbers, task), numbers) for name, numbers in results.items()}
 
 
 _FORMULAS = {"dice": _dice, "iou": _iou, "f_beta": _f_beta, "youden": _youden}
