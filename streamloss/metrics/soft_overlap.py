@@ -50,7 +50,7 @@ def _tversky(task: Task) -> _Ratio:
     return _Ratio(Fraction(1), alpha, beta, 1 - alpha - beta)
 
 
-def _sums(state: Moments, task: Task, squared: bool) -> list[_Sums]:
+def _sums(state: Moments, task: Task, *, squared: bool) -> list[_Sums]:
     """Return the sums of each class code."""
     voxels = int(state.voxels.sum())
     truth = state.truth_squared if squared and task.soft_truth else state.truth
@@ -84,7 +84,9 @@ def _divided(
     return float(min(max(ratio, Fraction(0)), Fraction(1))), min(slack, 1.0) + _ROUNDING
 
 
-def _ratios(state: Moments, task: Task, ratio: _Ratio) -> tuple[list[float], list[float]]:
+def _ratios(
+    state: Moments, task: Task, ratio: _Ratio, *, squared: bool
+) -> tuple[list[float], list[float]]:
     """Return a ratio of sums of each class code, and how far each can be off."""
     error = _STEPS * int(state.voxels.sum())
     smooth_nr = Fraction(task.parameters["smooth_nr"])
@@ -97,24 +99,35 @@ def _ratios(state: Moments, task: Task, ratio: _Ratio) -> tuple[list[float], lis
             ratio.both * error,
             weight * error,
         )
-        for p, y, both in _sums(state, task, task.parameters.get("denominator") == "squared")
+        for p, y, both in _sums(state, task, squared=squared)
     ]
     return [value for value, _ in results], [bound for _, bound in results]
 
 
-def _score_of(ratio: Callable[[Task], _Ratio]) -> Callable[[Moments, Task], Score]:
-    """Return the score that is the mean of a ratio over classes."""
-
-    def score(state: Moments, task: Task) -> Score:
-        values, bounds = _ratios(state, task, ratio(task))
-        return mean_over_classes(values, task, bounds)
-
-    return score
+def _over_classes(values: list[float], state: Moments, task: Task, bounds: list[float]) -> Score:
+    return mean_over_classes(values, task, bounds)
 
 
-soft_dice = _score_of(lambda task: DICE)
-soft_iou = _score_of(lambda task: IOU)
-tversky_index = _score_of(_tversky)
+def _is_squared(task: Task) -> bool:
+    return bool(task.parameters["denominator"] == "squared")
+
+
+def soft_dice(state: Moments, task: Task) -> Score:
+    """Return 2 sum(p y) / (sum p + sum y) of each class and their mean."""
+    values, bounds = _ratios(state, task, DICE, squared=_is_squared(task))
+    return _over_classes(values, state, task, bounds)
+
+
+def soft_iou(state: Moments, task: Task) -> Score:
+    """Return sum(p y) / (sum p + sum y - sum(p y)) of each class and their mean."""
+    values, bounds = _ratios(state, task, IOU, squared=_is_squared(task))
+    return _over_classes(values, state, task, bounds)
+
+
+def tversky_index(state: Moments, task: Task) -> Score:
+    """Return sum(p y) / (sum(p y) + alpha sum(p (1 - y)) + beta sum((1 - p) y)), and the mean."""
+    values, bounds = _ratios(state, task, _tversky(task), squared=False)
+    return _over_classes(values, state, task, bounds)
 
 
 def _loss_of(score: Callable[[Moments, Task], Score]) -> Callable[[Moments, Task], Score]:
@@ -131,13 +144,13 @@ def _loss_of(score: Callable[[Moments, Task], Score]) -> Callable[[Moments, Task
 def focal_tversky_loss(state: Moments, task: Task) -> Score:
     """Return the mean over classes of (1 - Tversky index) ** gamma."""
     gamma: float = task.parameters["tversky_gamma"]
-    values, bounds = _ratios(state, task, _tversky(task))
+    values, bounds = _ratios(state, task, _tversky(task), squared=False)
     losses, errors = [], []
     for value, bound in zip(values, bounds, strict=True):
         miss = 1.0 - value
         losses.append(math.nan if math.isnan(miss) else power(miss, gamma))
         errors.append(_power_error(miss, bound, gamma))
-    return mean_over_classes(losses, task, errors)
+    return _over_classes(losses, state, task, errors)
 
 
 def _power_error(x: float, bound: float, gamma: float) -> float:
@@ -156,10 +169,10 @@ def _power_error(x: float, bound: float, gamma: float) -> float:
 
 def log_cosh_dice_loss(state: Moments, task: Task) -> Score:
     """Return the mean over classes of log(cosh(1 - soft Dice))."""
-    values, bounds = _ratios(state, task, DICE)
+    values, bounds = _ratios(state, task, DICE, squared=_is_squared(task))
     # The slope of log cosh is at most 1.
     losses = [math.nan if math.isnan(x) else max(log_cosh(1.0 - x), 0.0) for x in values]
-    return mean_over_classes(losses, task, [bound + 2.0**-51 for bound in bounds])
+    return _over_classes(losses, state, task, [bound + 2.0**-51 for bound in bounds])
 
 
 def generalized_soft_dice(state: Moments, task: Task) -> Score:
