@@ -44,7 +44,7 @@ def test_a_loss_is_the_number_of_the_other_package(entry):
         got = result[name]
         assert abs(got.value - expected) <= got.error_bound + SLACK * max(abs(expected), 1.0), name
         # A bound that is far too wide would let anything pass.
-        assert got.error_bound <= 1e-9 * max(abs(expected), 1.0), name
+        assert got.error_bound <= 1e-8 * max(abs(expected), 1.0), name
 
 
 def test_the_golden_file_says_where_its_numbers_come_from():
@@ -247,9 +247,7 @@ def test_the_options_of_conventions_are_accepted_by_their_metrics(data):
     for name in case.options["metrics"]:
         for _, definition in definitions(name):
             for options in definition.conventions.values():
-                if {"empty", "average"} & set(options):
-                    continue
-                sl.score(case.truth, case.prediction, metrics=name, **options)
+                sl.score(case.truth, case.prediction, metrics=name, kind="probabilities", **options)
 
 
 @given(x=st.floats(0.0, 1.0), y=st.floats(0.0, 5.0))

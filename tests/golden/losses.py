@@ -13,6 +13,7 @@ All packages get float64. Inputs are integer arithmetic that needs no random gen
 
 import json
 import platform
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,8 +27,9 @@ from sklearn.metrics import brier_score_loss
 
 NOTES = (
     "MONAI's losses get smooth_nr and smooth_dr as in the options and include_background as in "
-    "them. Keras was not installed: the binary focal and label-smoothed losses marked so are its "
-    "documented formulas in NumPy, as are log-cosh Dice (Jadon 2020) and focal Tversky."
+    "them; its generalized Dice, which rounds class sizes to float32, was kept in float64. Keras "
+    "was not installed: its label smoothing is its documented formula in NumPy, as are RetinaNet's "
+    "focal loss, log-cosh Dice (Jadon 2020) and focal Tversky."
 )
 
 
@@ -56,6 +58,17 @@ COUNTS = scatter(N, 9, 9).astype(np.float64)
 VALUES = (scatter(N, 4097, 10) - 2048) / 256
 RATES = (scatter(N, 4097, 11) + 1) / 256
 WEIGHTS = [0.5, 2.0, 3.25, 1.0]
+
+
+@contextmanager
+def in_double():
+    """MONAI rounds the sizes of classes to float32 with `Tensor.float`: here it does not."""
+    original = torch.Tensor.float
+    torch.Tensor.float = torch.Tensor.double
+    try:
+        yield
+    finally:
+        torch.Tensor.float = original
 
 
 def t(array):
@@ -145,7 +158,8 @@ def overlap_cases():
                     expected = {"tversky_loss": tversky(p, y), "focal_tversky_loss": focal}
                     yield "monai", truth, prediction, more, expected
                 for kind in ("square", "simple", "uniform"):
-                    loss = GeneralizedDiceLoss(w_type=kind, **keywords)(p, y)
+                    with in_double():
+                        loss = GeneralizedDiceLoss(w_type=kind, **keywords)(p, y)
                     more = {**options, "volume_weights": kind}
                     expected = {"generalized_soft_dice_loss": loss}
                     yield "monai", truth, prediction, more, expected
@@ -158,7 +172,7 @@ def overlap_cases():
     loss = loss(batch(LOGITS), batch(one_hot(CLASSES, 4)))
     more = {**options, "label_smoothing": 0.1}
     yield "monai", CLASSES, LOGITS, more, {"dice_ce_loss": loss}
-    options["include_background"] = False
+    options = {**options, "include_background": False}
     loss = DiceCELoss(sigmoid=True, **keywords)(batch(LOGIT), batch(LABELS.astype(np.float64)))
     yield "monai", LABELS, LOGIT, options, {"dice_ce_loss": loss}
 
@@ -205,6 +219,8 @@ def other_cases():
 
 
 def main():
+    # torchmetrics makes tensors of the default type for the logarithms of PSNR.
+    torch.set_default_dtype(torch.float64)
     arrays = {}
 
     def name_of(array):
