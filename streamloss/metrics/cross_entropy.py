@@ -112,7 +112,9 @@ def cross_entropy(state: Likelihood, task: Task) -> Score:
     if _is_smoothed(task):
         scale = _kernel_weights(task)[1]
         totals = [exact.total(group) * Fraction(scale) for group in state.smoothed]
-        error *= scale * len(task.classes)
+        # A term for each class of a voxel, of a truth of labels too.
+        terms = task.channels if task.soft_truth else 1
+        error *= scale * len(task.classes) / terms
     elif weights is not None:
         totals = [Fraction(w) * total for w, total in zip(weights, totals, strict=True)]
         error = _term_error(task) * float(

@@ -19,7 +19,7 @@ from streamloss.statistic import Metric, Parameter, Readings, Score, number
 from streamloss.task import Task
 
 # Each sum over voxels is off by at most a grid step a voxel, one of the complement by three.
-_STEPS = 3 * Fraction(2 * exact.FIXED_ROUNDING)
+SUM_ERROR = 3 * Fraction(2 * exact.FIXED_ROUNDING)
 _ROUNDING = 2.0**-53
 
 
@@ -51,7 +51,7 @@ def _tversky(task: Task) -> _Ratio:
     return _Ratio(Fraction(1), alpha, beta, 1 - alpha - beta)
 
 
-def _sums(state: Moments, task: Task, squared: bool) -> list[_Sums]:
+def sums_of_classes(state: Moments, task: Task, *, squared: bool) -> list[_Sums]:
     """Return the sums of each class code."""
     voxels = int(state.voxels.sum())
     truth = state.truth_squared if squared and task.soft_truth else state.truth
@@ -72,7 +72,7 @@ def _sums(state: Moments, task: Task, squared: bool) -> list[_Sums]:
     return sums
 
 
-def _divided(
+def divided(
     top: Fraction, bottom: Fraction, top_error: Fraction, bottom_error: Fraction
 ) -> tuple[float, float]:
     """Return a ratio in [0, 1] and how far it can be off."""
@@ -89,7 +89,7 @@ def _ratio_of(sums: _Sums, ratio: _Ratio, task: Task, error: Fraction) -> tuple[
     """Return a ratio of sums that are each off by at most `error`, and how far it can be off."""
     p, y, both = sums
     weight = abs(ratio.probability) + abs(ratio.truth) + abs(ratio.overlap)
-    return _divided(
+    return divided(
         ratio.both * both + Fraction(task.parameters["smooth_nr"]),
         ratio.probability * p
         + ratio.truth * y
@@ -121,8 +121,10 @@ def _score_of(
     """
 
     def score(state: Moments, task: Task) -> Score:
-        sums = _sums(state, task, squares and task.parameters["denominator"] == "squared")
-        error = _STEPS * int(state.voxels.sum())
+        sums = sums_of_classes(
+            state, task, squared=squares and task.parameters["denominator"] == "squared"
+        )
+        error = SUM_ERROR * int(state.voxels.sum())
         found = [finish(*_ratio_of(each, ratio(task), task, error), task) for each in sums]
 
         def pooled() -> tuple[float, float]:
@@ -184,41 +186,15 @@ def _power_error(x: float, bound: float, gamma: float) -> float:
     return min(error, 1.0) + 2.0**-42
 
 
-def generalized_soft_dice(state: Moments, task: Task) -> Score:
-    """Return 2 sum_k w_k sum(p y) / sum_k w_k (sum p + sum y) over the scored classes."""
-    error = _STEPS * int(state.voxels.sum())
-    exponent = {"square": 2, "simple": 1, "uniform": 0}[task.parameters["volume_weights"]]
-    every = _sums(state, task, squared=False)
-    sums = [every[code] for code in task.classes.scored]
-    weights = [1 / each.truth**exponent if each.truth else None for each in sums]
-    # A class that the truth lacks gets the largest of the other weights, as in MONAI.
-    largest = max((w for w in weights if w is not None), default=Fraction(not exponent))
-    top, bottom = Fraction(task.parameters["smooth_nr"]), Fraction(task.parameters["smooth_dr"])
-    top_error = bottom_error = Fraction(0)
-    # The truth of labels is counted, so that weights are exact; of a distribution, they are not.
-    spread = Fraction(0)
-    if task.soft_truth and exponent:
-        for each in sums:
-            if each.truth:
-                low = each.truth - error
-                spread = max(
-                    spread, (each.truth / low) ** exponent - 1 if low > 0 else Fraction(2**60)
-                )
-    for each, own in zip(sums, weights, strict=True):
-        weight = (largest if own is None else own) if exponent else Fraction(1)
-        whole = each.probability + each.truth
-        top += 2 * weight * each.overlap
-        bottom += weight * whole
-        top_error += 2 * weight * (spread * each.overlap + (1 + spread) * error)
-        bottom_error += weight * (spread * whole + (1 + spread) * 2 * error)
-    value, bound = _divided(top, bottom, top_error, bottom_error)
-    return Score(value, error_bound=bound)
+def loss_of(score: Callable[[Moments, Task], Score]) -> Callable[[Moments, Task], Score]:
+    """Return 1 less a score."""
 
+    def loss(state: Moments, task: Task) -> Score:
+        got = score(state, task)
+        per_class = {code: 1.0 - x for code, x in got.per_class.items()}
+        return Score(1.0 - got.value, per_class, got.error_bound, got.counts)
 
-def generalized_soft_dice_loss(state: Moments, task: Task) -> Score:
-    """Return 1 - generalized soft Dice."""
-    score = generalized_soft_dice(state, task)
-    return Score(1.0 - score.value, error_bound=score.error_bound)
+    return loss
 
 
 def reference(
@@ -261,25 +237,7 @@ def reference(
     results = {}
     for name, numbers in per_class.items():
         results[name] = naive_mean(numbers, task), numbers
-    score = _reference_generalized(p, y, task, nr, dr)
-    results["generalized_soft_dice"] = score, {}
-    results["generalized_soft_dice_loss"] = 1 - score, {}
     return results
-
-
-def _reference_generalized(
-    p: NDArray[Any], y: NDArray[Any], task: Task, nr: float, dr: float
-) -> float:
-    scored = list(task.classes.scored)
-    sizes = y[scored].sum(axis=1)
-    name = task.parameters.get("volume_weights", "square")
-    exponent = {"square": 2.0, "simple": 1.0, "uniform": 0.0}[name]
-    known = np.where(sizes > 0, sizes, 1.0) ** -exponent
-    largest = max(known[sizes > 0], default=0.0)
-    weights = np.where(sizes > 0, known, largest) if exponent else np.ones(len(sizes))
-    top = 2 * np.sum(weights * (p * y)[scored].sum(axis=1)) + nr
-    bottom = np.sum(weights * (p + y)[scored].sum(axis=1)) + dr
-    return float(top / bottom) if bottom > 0 else math.nan
 
 
 def whole_distributions(
@@ -300,7 +258,7 @@ def whole_distributions(
     return p, y
 
 
-_SMOOTHING = (
+SMOOTHING = (
     Parameter(
         "smooth_nr",
         0.0,
@@ -335,20 +293,13 @@ _TVERSKY_GAMMA = Parameter(
     number(0.0, 100.0),
     "exponent of the focal Tversky loss [default: 0.75, 1 / gamma of its paper's gamma 4/3]",
 )
-_VOLUME_WEIGHTS = Parameter(
-    "volume_weights",
-    "square",
-    choice("square", "simple", "uniform"),
-    "weight of a class in the generalized soft Dice: square (1 / size^2), simple (1 / size) or "
-    "uniform (1) [default: square]",
-)
-OF_DICE = (*_SMOOTHING, _DENOMINATOR, *OVER_CLASSES)
+OF_DICE = (*SMOOTHING, _DENOMINATOR, *OVER_CLASSES)
 MONAI = {"smooth_nr": 1e-5, "smooth_dr": 1e-5}
 _MONAI_DIFFERS = (
     "MONAI adds 1e-5 to numerator and denominator, so that an empty class scores 1, and its "
     "mean includes the background"
 )
-_SYMBOLS = (
+SYMBOLS = (
     "; p: probability of the class, y: its truth, sums over voxels; smooth_nr and smooth_dr are "
     "added to numerator and denominator"
 )
@@ -356,7 +307,8 @@ _MEAN = "; mean over the scored classes that are defined"
 _SQUARED = "; with denominator=squared, p^2 and y^2 in it"
 
 
-def _metric(name: str, title: str, score: Any, formula: str, **facts: Any) -> Metric:
+def overlap_metric(name: str, title: str, score: Any, formula: str, **facts: Any) -> Metric:
+    """Return a metric of soft overlaps."""
     return Metric(
         name=name,
         title=title,
@@ -380,93 +332,72 @@ READINGS = Readings(
     statistic="moments",
     reference=reference,
     metrics=(
-        _metric(
+        overlap_metric(
             "soft_dice",
             "Soft Dice coefficient",
             soft_dice,
-            f"2 sum(p y) / (sum p + sum y){_SYMBOLS}{_SQUARED}{_MEAN}",
+            f"2 sum(p y) / (sum p + sum y){SYMBOLS}{_SQUARED}{_MEAN}",
             source="MONAI DiceLoss; squared: Milletari et al. 2016, arXiv:1606.04797",
             higher_is_better=True,
             default_for=("probabilities",),
             parameters=OF_DICE,
         ),
-        _metric(
+        overlap_metric(
             "soft_dice_loss",
             "Soft Dice loss",
             soft_dice_loss,
-            f"1 - 2 sum(p y) / (sum p + sum y){_SYMBOLS}{_SQUARED}{_MEAN}",
+            f"1 - 2 sum(p y) / (sum p + sum y){SYMBOLS}{_SQUARED}{_MEAN}",
             source="MONAI DiceLoss; squared: Milletari et al. 2016, arXiv:1606.04797",
             parameters=OF_DICE,
         ),
-        _metric(
+        overlap_metric(
             "soft_iou",
             "Soft intersection over union",
             soft_iou,
-            f"2 sum(p y) / (2 (sum p + sum y - sum(p y))){_SYMBOLS}{_SQUARED}{_MEAN}",
+            f"2 sum(p y) / (2 (sum p + sum y - sum(p y))){SYMBOLS}{_SQUARED}{_MEAN}",
             source="MONAI DiceLoss(jaccard=True)",
             higher_is_better=True,
             parameters=OF_DICE,
         ),
-        _metric(
+        overlap_metric(
             "log_cosh_dice_loss",
             "Log-cosh Dice loss",
             log_cosh_dice_loss,
-            f"ln cosh(1 - 2 sum(p y) / (sum p + sum y)){_SYMBOLS}{_SQUARED}{_MEAN}",
+            f"ln cosh(1 - 2 sum(p y) / (sum p + sum y)){SYMBOLS}{_SQUARED}{_MEAN}",
             source="Jadon 2020, doi:10.1109/CIBCB48159.2020.9277638",
             parameters=OF_DICE,
             differs="some implementations take ln cosh of the mean over classes",
             conventions={},
         ),
-        _metric(
+        overlap_metric(
             "tversky_index",
             "Tversky index",
             tversky_index,
             "sum(p y) / (sum(p y) + tversky_alpha sum(p (1 - y)) + tversky_beta sum((1 - p) y))"
-            f"{_SYMBOLS}{_MEAN}",
+            f"{SYMBOLS}{_MEAN}",
             source="Salehi et al. 2017, arXiv:1706.05721; MONAI TverskyLoss",
             higher_is_better=True,
-            parameters=(*_SMOOTHING, *_TVERSKY, *OVER_CLASSES),
+            parameters=(*SMOOTHING, *_TVERSKY, *OVER_CLASSES),
         ),
-        _metric(
+        overlap_metric(
             "tversky_loss",
             "Tversky loss",
             tversky_loss,
             "1 - sum(p y) / (sum(p y) + tversky_alpha sum(p (1 - y)) + tversky_beta "
-            f"sum((1 - p) y)){_SYMBOLS}{_MEAN}",
+            f"sum((1 - p) y)){SYMBOLS}{_MEAN}",
             source="Salehi et al. 2017, arXiv:1706.05721; MONAI TverskyLoss",
-            parameters=(*_SMOOTHING, *_TVERSKY, *OVER_CLASSES),
+            parameters=(*SMOOTHING, *_TVERSKY, *OVER_CLASSES),
         ),
-        _metric(
+        overlap_metric(
             "focal_tversky_loss",
             "Focal Tversky loss",
             focal_tversky_loss,
-            f"(1 - tversky_index)^tversky_gamma{_SYMBOLS}{_MEAN}",
+            f"(1 - tversky_index)^tversky_gamma{SYMBOLS}{_MEAN}",
             source="Abraham and Khan 2019, doi:10.1109/ISBI.2019.8759329",
-            parameters=(*_SMOOTHING, *_TVERSKY, _TVERSKY_GAMMA, *OVER_CLASSES),
+            parameters=(*SMOOTHING, *_TVERSKY, _TVERSKY_GAMMA, *OVER_CLASSES),
             differs="the paper's exponent is 1 / gamma, its sum over classes is a mean here, and "
             "its alpha weighs the false negatives; MONAI has an asymmetric form of it only",
             conventions={},
-        ),
-        _metric(
-            "generalized_soft_dice",
-            "Generalized soft Dice",
-            generalized_soft_dice,
-            "2 sum_k w_k sum(p y) / sum_k w_k (sum p + sum y), k: the scored classes, w_k: 1 / "
-            "(sum y)^2 or as volume_weights says, the largest w where a class has no truth"
-            f"{_SYMBOLS}",
-            source="Sudre et al. 2017, arXiv:1707.03237; MONAI GeneralizedDiceLoss",
-            higher_is_better=True,
-            parameters=(*_SMOOTHING, _VOLUME_WEIGHTS),
-        ),
-        _metric(
-            "generalized_soft_dice_loss",
-            "Generalized soft Dice loss",
-            generalized_soft_dice_loss,
-            "1 - 2 sum_k w_k sum(p y) / sum_k w_k (sum p + sum y), k: the scored classes, w_k: 1 "
-            "/ (sum y)^2 or as volume_weights says, the largest w where a class has no truth"
-            f"{_SYMBOLS}",
-            source="Sudre et al. 2017, arXiv:1707.03237; MONAI GeneralizedDiceLoss",
-            parameters=(*_SMOOTHING, _VOLUME_WEIGHTS),
         ),
     ),
 )
