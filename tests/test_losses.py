@@ -211,7 +211,7 @@ def test_poisson_nll_by_hand():
         ("poisson_nll", Q, Q + 800, {"kind": "values"}, r"at most 700.*: 4 are not"),
         ("poisson_nll", Q, -Q, {"kind": "values", "log_input": False}, r"rates.*: 3 are not"),
         ("poisson_nll", Q, Q, {"kind": "values", "full": "maybe"}, "expected true or false"),
-        ("cross_entropy", TRUTH, P, {"class_weights": [1, 2]}, "each of the 3 classes, got 2"),
+        ("cross_entropy", TRUTH, P, {"class_weights": [1, 2]}, "each of the 3 classes, background included, got 2"),
         ("cross_entropy", TRUTH, P, {"class_weights": "0,0,0"}, "not all 0"),
         ("cross_entropy", TRUTH, P, {"class_weights": "1,-1,1"}, "one weight from 0"),
         ("cross_entropy", TRUTH, P, {"pos_weight": 2}, "pos_weight is for two classes"),
