@@ -6,7 +6,8 @@ How a case is found, run, summed up and exported is told by `cases`, `lanes`, `s
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,12 +135,12 @@ def batch(
 
     Examples
     --------
-    >>> import numpy as np, zarr
+    >>> import numpy as np, streamloss as sl, zarr
     >>> for name in ("a", "b"):
     ...     for folder in ("truth", "unet"):
     ...         array = zarr.save_array(f"{folder}/{name}.zarr", np.eye(4, dtype="u1"))
-    >>> cases, unmatched = find_cases("truth", "unet")
-    >>> done = batch(cases, output="scores", metrics="dice")
+    >>> cases, unmatched = sl.find_cases("truth", "unet")
+    >>> done = sl.batch(cases, output="scores", metrics="dice")
     >>> [(row.model, row.metric, row.n, row.mean) for row in done.summary]
     [('unet', 'dice', 2, 1.0)]
     """
@@ -163,19 +164,21 @@ def batch(
     tell(done, len(mine))
 
     def within_case(part: int, whole: int) -> None:
-        tell(done + min(part / whole, 1.0), len(mine))
+        # It is done when it is saved.
+        if part < whole:
+            tell(done + part / whole, len(mine))
 
-    scored = _score_all(
-        {case: _bytes(prints[case]) for case in waiting},
-        options, count, limit, executor, within_case,
-    )  # fmt: skip
-    for outcome in scored:
-        if outcome.result is None:
-            failures.append(Failure(outcome.case.name, outcome.case.model, outcome.reason))
-        else:
-            _save(output, outcome.case, outcome.result, prints[outcome.case])
-        done += 1
-        tell(done, len(mine))
+    sizes = {case: _bytes(prints[case]) for case in waiting}
+    # Closed on an interrupt too, so that what is under way stops at once.
+    with closing(_score_all(sizes, options, count, limit, executor, within_case)) as scored:
+        for outcome in scored:
+            if outcome.result is None:
+                failures.append(Failure(outcome.case.name, outcome.case.model, outcome.reason))
+            else:
+                path = _path(output, outcome.case)
+                _write_result(path, outcome.result, outcome.case, prints[outcome.case])
+            done += 1
+            tell(done, len(mine))
     failures.sort(key=lambda failure: (failure.model, failure.case))
     _write_failures(output, shard, failures)
     study = Study.load(output) if result_paths(output) else Study(())
@@ -309,7 +312,7 @@ def _score_all(
     limit: int,
     executor: str,
     within_case: Callable[[int, int], None],
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Score small cases side by side, then large ones, each by all workers."""
     inner = "serial" if executor == "serial" else "threads"
     largest = sum(sizes.values()) / (_LARGE_PART * workers)
@@ -325,11 +328,12 @@ def _score_all(
         )
         lanes, share = _shares(min(workers, len(together)), limit, processes)
         settings = {"workers": max(workers // lanes, 1), "max_memory": share, "executor": inner}
-        for outcome in run_lanes(together, {**options, **settings}, lanes, processes):
-            if outcome.lacks_memory and share < limit:
-                alone.append(outcome.case)
-            else:
-                yield outcome
+        with closing(run_lanes(together, {**options, **settings}, lanes, processes)) as outcomes:
+            for outcome in outcomes:
+                if outcome.lacks_memory and share < limit:
+                    alone.append(outcome.case)
+                else:
+                    yield outcome
     settings = {"workers": workers, "max_memory": limit, "executor": inner}
     for case in alone:
         yield run_case(case, {**options, **settings}, within_case)
@@ -344,10 +348,6 @@ def _shares(lanes: int, limit: int, processes: bool) -> tuple[int, int]:
     each = FIXED_BYTES - shared + _LEAST_SHARE
     lanes = max(min(lanes, (limit - shared) // each), 1)
     return lanes, limit if lanes == 1 else shared + (limit - shared) // lanes
-
-
-def _save(output: Path, case: Case, scored: result.Result, prints: Mapping[str, Any]) -> None:
-    _write_result(_path(output, case), scored, case, prints)
 
 
 def _write_result(path: Path, scored: result.Result, case: Case, prints: Mapping[str, Any]) -> None:

@@ -39,9 +39,7 @@ def tidy_rows(study: Study) -> Iterator[dict[str, Any]]:
     for case in study.cases:
         result = case.load()
         for name, metric in result.metrics.items():
-            numbers: dict[int | None, float] = {None: metric.value}
-            numbers.update(metric.per_class)
-            for value, number in numbers.items():
+            for value, number in ((None, metric.value), *metric.per_class.items()):
                 yield {
                     "case": case.name,
                     "model": case.model,

@@ -9,7 +9,7 @@ import queue
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -58,7 +58,7 @@ def run_case(
 
 def run_lanes(
     cases: Sequence[Case], options: Mapping[str, Any], lanes: int, processes: bool
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Score cases, so many at once, and yield each outcome as it comes.
 
     Parameters
@@ -98,7 +98,10 @@ def run_lanes(
             outcomes.put(error)
 
     children = [_Child() for _ in range(lanes - 1)] if processes else [None] * (lanes - 1)
-    threads = [threading.Thread(target=work, args=(child,)) for child in (None, *children)]
+    threads = [
+        threading.Thread(target=work, args=(child,), name="streamloss-lane")
+        for child in (None, *children)
+    ]
     try:
         for thread in threads:
             thread.start()

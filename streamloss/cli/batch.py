@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EXIT_FAILED_CASES = 3
 EXIT_GATE = 4
 
-_CASES = "Cases"
+_CASES = "Inputs"
 _RUNNING = "Running"
 _OUTPUT = "Output"
 
@@ -43,7 +43,8 @@ _SHARED = [
     parameter
     for parameter in score_command.params
     if isinstance(parameter, Option)
-    and parameter.name not in ("mask", "json_target", "csv_target", "executor", "progress")
+    and parameter.name
+    not in ("mask", "json_target", "csv_target", "workers", "executor", "progress")
 ]
 
 
@@ -109,6 +110,14 @@ def _gates(
     section=_RUNNING,
     default=False,
     help="Skip cases that were finished with the same inputs and options [default: no]",
+)
+@click.option(
+    "--workers",
+    cls=Option,
+    section=_RUNNING,
+    type=int,
+    metavar="N",
+    help="Cores to use, over cases and within them [default: all]",
 )
 @click.option(
     "--executor",

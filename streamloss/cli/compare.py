@@ -85,7 +85,6 @@ Examples:
 def compare(
     a: str,
     b: str,
-    /,
     metrics: Sequence[str],
     json_target: str | None,
     csv_target: str | None,
