@@ -31,7 +31,7 @@ _LARGE_PART = 4
 _LEAST_SHARE = 32 * 2**20
 # Opening and planning a small case takes some 10 ms of Python, which threads do not
 # share; starting a process takes a second.
-_PROCESSES_FROM = 128
+_PROCESSES_FROM = 256
 _SCORE_OPTIONS = (
     *("metrics", "kind", "classes", "background", "include_background", "ignore_label"),
     *("threshold", "spacing", "region", "level", "reader", "missing"),
