@@ -20,7 +20,7 @@ from benchmarks import parts
 from benchmarks.report import markdown
 
 HERE = Path(__file__).parent
-PARTS = ("kernels", "end_to_end", "threads", "scale", "sparse")
+PARTS = ("kernels", "end_to_end", "threads", "scale", "sparse", "batch")
 
 
 def main() -> None:
@@ -56,6 +56,7 @@ def main() -> None:
         "threads": lambda: parts.thread_scaling(data, 512, threads, rounds),
         "scale": lambda: parts.scale_sweep(data, sizes, 3),
         "sparse": lambda: parts.sparse_volumes(data, sizes[-1], threads, 3),
+        "batch": lambda: parts.batches(data, threads, rounds),
     }
     for name in options.part or PARTS:
         results[name] = measure[name]()

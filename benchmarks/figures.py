@@ -125,7 +125,8 @@ def figures(results: dict[str, Any]) -> list[Figure]:
         Figure(f"two workers ÷ one, in memory: {name}", _speedup(table, 2), 1.8, False)
         for name, table in results.get("threads", {}).items()
     ]
-    return rows + _memory_figures(results.get("scale", [])) + _sparse_figures(results)
+    rows += _memory_figures(results.get("scale", [])) + _sparse_figures(results)
+    return rows + _batch_figures(results.get("batch", []))
 
 
 def _speedup(table: list[dict[str, Any]], workers: int) -> list[float]:
@@ -149,6 +150,24 @@ def _memory_figures(scale: list[dict[str, Any]]) -> list[Figure]:
         Figure(text, growth, 1.1, True),
         Figure(f"peak memory above import at {large['size']}³", peaks, 512.0, True, " MiB"),
     ]
+
+
+def _batch_figures(batches: list[dict[str, Any]]) -> list[Figure]:
+    """Return the speed-up of two workers, and the highest peak as a part of `max_memory`."""
+    rows = []
+    for name in dict.fromkeys(row["name"] for row in batches):
+        runs = {row["workers"]: row for row in batches if row["name"] == name}
+        ratios: list[float] = []
+        if 1 in runs and 2 in runs:
+            pairs = zip(runs[1]["seconds"], runs[2]["seconds"], strict=True)
+            ratios = [one / two for one, two in pairs]
+        rows.append(Figure(f"batch of {name}, two workers ÷ one", ratios, 1.8, False))
+        parts = [
+            100 * peak / row["max_memory"] for row in runs.values() for peak in row["peak_bytes"]
+        ]
+        text = f"highest peak memory of a batch of {name}, of max_memory"
+        rows.append(Figure(text, [max(parts)], 100.0, True, " %"))
+    return rows
 
 
 def _sparse_figures(results: dict[str, Any]) -> list[Figure]:

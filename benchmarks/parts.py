@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import batches as batch_runs
 from benchmarks import kernels, memory
 from benchmarks.compare import compare
 from benchmarks.contestants import mine, studies
@@ -86,6 +87,12 @@ def sparse_volumes(data: Path, size: int, threads: int, rounds: int) -> Rows:
         rounds=rounds,
         other_paths=sparse(pair, data, 0.01),
     )
+
+
+def batches(data: Path, threads: int, rounds: int) -> Rows:
+    """Return times and peak memory of whole batches by one and by all workers."""
+    log("batches")
+    return batch_runs.measure(data, threads, rounds)
 
 
 def scale_sweep(data: Path, sizes: list[int], rounds: int) -> Rows:

@@ -14,24 +14,44 @@ from streamloss.errors import InvalidInputError, ReadError, StreamlossError
 
 if TYPE_CHECKING:
     from streamloss.accumulator import Accumulator
+    from streamloss.batching import Batch, batch
+    from streamloss.cases import Case, find_cases, read_manifest
+    from streamloss.comparison import Comparison, compare
     from streamloss.result import MetricResult, Result
     from streamloss.scoring import score
+    from streamloss.study import Study
 
 # Importing Numba and Zarr takes most of a second, so it waits until they are used.
 _LAZY = {
     "Accumulator": "accumulator",
+    "Batch": "batching",
+    "Case": "cases",
+    "Comparison": "comparison",
     "MetricResult": "result",
     "Result": "result",
+    "Study": "study",
+    "batch": "batching",
+    "compare": "comparison",
+    "find_cases": "cases",
+    "read_manifest": "cases",
     "score": "scoring",
 }
 
 __all__ = [
     "Accumulator",
+    "Batch",
+    "Case",
+    "Comparison",
     "InvalidInputError",
     "MetricResult",
     "ReadError",
     "Result",
     "StreamlossError",
+    "Study",
+    "batch",
+    "compare",
+    "find_cases",
+    "read_manifest",
     "score",
 ]
 

@@ -13,5 +13,9 @@ class InvalidInputError(StreamlossError, ValueError):
     """The inputs or options cannot be scored: exit code 2."""
 
 
+class MemoryLimitError(InvalidInputError):
+    """Nothing fits into `max_memory`; a larger one is needed."""
+
+
 class ReadError(StreamlossError, RuntimeError):
     """A chunk could not be read or decoded while scoring: exit code 1."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from streamloss.blocks import format_bytes, plan
 from streamloss.class_table import is_integer, split_list
-from streamloss.errors import InvalidInputError
+from streamloss.errors import InvalidInputError, MemoryLimitError
 from streamloss.executors import available_workers
 from streamloss.options import ArrayFacts, settle
 from streamloss.partial import SLAB_BYTES, Block, Partial, state_bytes
@@ -171,7 +171,7 @@ def _plan(
             if count > 1:
                 continue
             smallest = cost((1,) * ndim) + scratch + 3 * states + FIXED_BYTES
-            raise InvalidInputError(
+            raise MemoryLimitError(
                 f"max_memory is too small: scoring needs at least {format_bytes(smallest)}, "
                 f"{format_bytes(limit)} is allowed"
             ) from None

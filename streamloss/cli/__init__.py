@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import click
 
+from streamloss.cli.batch import batch
+from streamloss.cli.compare import compare
 from streamloss.cli.demo import demo
 from streamloss.cli.inspect import inspect
 from streamloss.cli.metrics import metrics
@@ -25,14 +27,15 @@ EXIT_INTERRUPTED = 130
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="`streamloss COMMAND --help` tells more of each. "
-    "Exit codes: 0 fine, 1 runtime error, 2 usage or validation error.",
+    "Exit codes: 0 fine, 1 runtime error, 2 usage or validation error, "
+    "3 some cases of a batch failed, 4 a gate failed.",
 )
 @click.version_option(package_name="streamloss", message="%(prog)s %(version)s")
 def program() -> None:
     """Losses and metrics of segmentation volumes that do not fit in memory."""
 
 
-for command in (score, inspect, metrics, demo):
+for command in (score, batch, compare, inspect, metrics, demo):
     program.add_command(command)
 
 

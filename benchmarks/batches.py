@@ -1,0 +1,106 @@
+"""Speed and peak memory of batches, each run a new process.
+
+Memory is counted above what importing took, in the process and in each that it started.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.data import Pair, build
+
+MAX_MEMORY = 512 * 2**20
+# Cases and voxels along each axis: many small ones, some of middling size, few large ones.
+BATCHES = ((1024, 64), (128, 256), (3, 512))
+
+MEASURED_RUN = """
+import json, resource, sys, time
+import streamloss as sl
+import streamloss.batching, streamloss.stores.zarr, zarr
+from streamloss.statistic import discover
+discover()
+
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+request = json.load(sys.stdin)
+cases = [sl.Case(**case) for case in request.pop("cases")]
+baseline = peak()
+started = time.perf_counter()
+sl.batch(cases, executor="auto", **request)
+seconds = time.perf_counter() - started
+# The largest of the children, as if each had been as large.
+child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+others = max(child - baseline, 0) * (request["workers"] - 1)
+print(json.dumps({"seconds": seconds, "peak": peak() - baseline + others}))
+"""
+
+
+def measure(data: Path, threads: int, rounds: int) -> list[dict[str, Any]]:
+    """Return a row for each batch and number of workers, their runs interleaved."""
+    rows = []
+    for count, size in BATCHES:
+        cases = _cases(data, count, size)
+        numbers = sorted({1, threads})
+        runs: dict[int, list[dict[str, Any]]] = {workers: [] for workers in numbers}
+        # The first compiles, if the kernel cache is cold.
+        _run(cases[:1], 1)
+        for _ in range(rounds):
+            for workers in numbers:
+                runs[workers].append(_run(cases, workers))
+        rows += [
+            {
+                "name": f"{count} × {size}³",
+                "workers": workers,
+                "seconds": [run["seconds"] for run in found],
+                "peak_bytes": [run["peak"] for run in found],
+                "max_memory": MAX_MEMORY,
+            }
+            for workers, found in runs.items()
+        ]
+    return rows
+
+
+def _cases(data: Path, count: int, size: int) -> list[dict[str, str]]:
+    """Return cases that each have files of their own, copies of one pair."""
+    paths = build(Pair("labels", size, min(size, 128)), data)
+    folder = data / f"batch-{count}-{size}"
+    cases = []
+    for number in range(count):
+        case = {"name": str(number)}
+        for role in ("truth", "prediction"):
+            copy = folder / role / f"{number}.zarr"
+            if not copy.exists():
+                partial = copy.with_suffix(".partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                shutil.copytree(paths[role], partial)
+                partial.rename(copy)
+            case[role] = str(copy)
+        cases.append(case)
+    return cases
+
+
+def _run(cases: list[dict[str, str]], workers: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as output:
+        request = {
+            "cases": cases,
+            "workers": workers,
+            "output": output,
+            "max_memory": MAX_MEMORY,
+            "metrics": "dice",
+            "classes": 4,
+        }
+        # The request of a thousand cases is too long for an argument.
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURED_RUN],
+            input=json.dumps(request),
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    return json.loads(done.stdout)

@@ -1,0 +1,269 @@
+"""Which cases a batch has: matched from folders or read from a manifest, and their fingerprints.
+
+A case names its volumes by path or URL. Nothing is opened as a volume here; a fingerprint
+lists files, with sizes and times, and reads none of them.
+"""
+
+import csv
+import hashlib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from streamloss.errors import InvalidInputError
+
+SUFFIXES = (
+    *(".ome.zarr.zip", ".ome.zarr", ".zarr.zip", ".zarr", ".zip", ".ozx", ".n5"),
+    *(".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd"),
+    *(".h5", ".hdf5", ".npy", ".ome.tiff", ".ome.tif", ".tiff", ".tif"),
+)
+"""What is left out of a file's name to get the case's; longer ones first."""
+
+_COLUMNS = ("case", "truth", "prediction", "mask", "group", "model")
+_METADATA = ("zarr.json", ".zarray", ".zgroup", "attributes.json", "info")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prediction to score.
+
+    Attributes
+    ----------
+    name
+        Name of the case, the same for every model.
+    truth, prediction
+        Paths or URLs.
+    mask
+        Path or URL of the voxels to score, None for all.
+    model
+        What made the prediction.
+    group
+        Stratum of the case for summaries, "" if there is none.
+    """
+
+    name: str
+    truth: str
+    prediction: str
+    mask: str | None = None
+    model: str = "model"
+    group: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.model}"
+
+
+def find_cases(
+    truth: str | os.PathLike[str],
+    prediction: str | os.PathLike[str],
+    *,
+    mask: str | os.PathLike[str] | None = None,
+    model: str | None = None,
+) -> tuple[list[Case], list[str]]:
+    """Match the volumes of two folders by name, whatever their storage formats.
+
+    Parameters
+    ----------
+    truth, prediction
+        Folders.
+    mask
+        Folder of masks, one for each case.
+    model
+        What made the predictions; by default the name of their folder.
+
+    Returns
+    -------
+    list of Case, list of str
+        The cases that both folders have, sorted by name, and a sentence on each
+        volume without a counterpart.
+
+    Raises
+    ------
+    InvalidInputError
+        If a folder does not exist, has no volumes, or two of one name, or if no
+        names match.
+    """
+    truths, predictions = _volumes(truth, "truth"), _volumes(prediction, "prediction")
+    masks = None if mask is None else _volumes(mask, "mask")
+    unmatched = [f"{name} has no prediction" for name in truths if name not in predictions]
+    unmatched += [f"{name} has no truth" for name in predictions if name not in truths]
+    common = [name for name in truths if name in predictions]
+    if masks is not None:
+        unmatched += [f"{name} has no mask" for name in common if name not in masks]
+        common = [name for name in common if name in masks]
+    if not common:
+        raise InvalidInputError(
+            f"no names match: {truth} has {_some(truths)} and {prediction} {_some(predictions)}"
+        )
+    made_by = _plain_name(Path(prediction).resolve().name if model is None else model, "model")
+    cases = [
+        Case(name, truths[name], predictions[name], None if masks is None else masks[name], made_by)
+        for name in common
+    ]
+    return cases, unmatched
+
+
+def read_manifest(path: str | os.PathLike[str]) -> list[Case]:
+    """Read the cases of a CSV file with a header, or of the `[[case]]` tables of a TOML file.
+
+    Columns or keys are case, truth, prediction and, where wanted, mask, group and model.
+    Relative paths are relative to the manifest.
+
+    Raises
+    ------
+    InvalidInputError
+        Names the row that cannot be used and why.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InvalidInputError(f"manifest does not exist: '{path}'")
+    try:
+        if path.suffix.lower() == ".toml":
+            rows = tomllib.loads(path.read_text("utf-8-sig")).get("case", [])
+        else:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                rows = list(csv.DictReader(file, strict=True))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, csv.Error) as error:
+        raise InvalidInputError(f"manifest {path} cannot be read: {error}") from None
+    if not isinstance(rows, list) or not rows:
+        raise InvalidInputError(f"manifest {path} has no cases")
+    cases = [_manifest_case(row, f"case {n} of {path}", path.parent) for n, row in enumerate(rows)]
+    refuse_duplicates(cases)
+    return cases
+
+
+def _manifest_case(row: Any, where: str, folder: Path) -> Case:
+    if not isinstance(row, dict) or None in row:
+        raise InvalidInputError(f"{where} has more cells than there are columns")
+    for key in row:
+        if key not in _COLUMNS:
+            raise InvalidInputError(f"{where} has '{key}', expected some of {', '.join(_COLUMNS)}")
+    cells = {key: str(value).strip() for key, value in row.items() if value is not None}
+    for key in _COLUMNS[:3]:
+        if not cells.get(key):
+            raise InvalidInputError(f"{where} lacks its {key}")
+    places = {
+        role: cells[role] if _URL.match(cells[role]) else os.fspath(folder / cells[role])
+        for role in ("truth", "prediction", "mask")
+        if cells.get(role)
+    }
+    return Case(
+        _plain_name(cells["case"], "case"),
+        places["truth"],
+        places["prediction"],
+        places.get("mask"),
+        _plain_name(cells.get("model") or "model", "model"),
+        cells.get("group", ""),
+    )
+
+
+def refuse_duplicates(cases: Iterable[Case]) -> None:
+    """Refuse two cases of one name and model, whose results would be one file.
+
+    Raises
+    ------
+    InvalidInputError
+        Names the first.
+    """
+    seen = set()
+    for case in cases:
+        # File systems that ignore case would make one file of these.
+        key = (case.model.casefold(), case.name.casefold())
+        if key in seen:
+            raise InvalidInputError(f"case {case} is there twice")
+        seen.add(key)
+
+
+def choose_shard(cases: Sequence[Case], shard: str | None) -> list[Case]:
+    """Return every N-th case from the i-th for "i/N", counted from 0; all for None.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not of that form, or i is not below N.
+    """
+    if shard is None:
+        return list(cases)
+    found = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if found is None or int(found[1]) >= int(found[2]):
+        raise InvalidInputError(f"shard must be i/N with i from 0 to N - 1, got {shard!r}")
+    return list(cases[int(found[1]) :: int(found[2])])
+
+
+def fingerprint(source: str) -> dict[str, Any]:
+    """Return what tells whether a volume has changed: its path and a digest of its files.
+
+    The digest covers the name, size and time of change of every file, metadata and
+    chunks, none of which is read. Of a URL only the address is known.
+    """
+    if _URL.match(source):
+        return {"path": source, "files": None, "bytes": None, "digest": None}
+    path = Path(source).expanduser()
+    # An array inside a Zip file or a group is a path that ends within it.
+    digest, count, size = hashlib.sha256(), 0, 0
+    for name, facts in sorted(_files(path)):
+        digest.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+        count, size = count + 1, size + facts.st_size
+    return {
+        "path": os.fspath(path.resolve()),
+        "files": count,
+        "bytes": size,
+        "digest": digest.hexdigest(),
+    }
+
+
+def _files(path: Path) -> Iterable[tuple[str, os.stat_result]]:
+    if path.is_file():
+        yield "", path.stat()
+    pending = [path] if path.is_dir() else []
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    pending.append(Path(entry.path))
+                else:
+                    yield os.path.relpath(entry.path, path), entry.stat()
+
+
+def _volumes(folder: str | os.PathLike[str], role: str) -> dict[str, str]:
+    """Return the path of each volume in a folder by the name of its case, sorted."""
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise InvalidInputError(f"{role} folder does not exist: '{folder}'")
+    found: dict[str, str] = {}
+    for entry in sorted(folder.iterdir()):
+        suffix = next((s for s in SUFFIXES if entry.name.lower().endswith(s)), "")
+        is_volume = bool(suffix) or (
+            entry.is_dir() and any((entry / name).is_file() for name in _METADATA)
+        )
+        if entry.name.startswith(".") or not is_volume:
+            continue
+        name = entry.name[: len(entry.name) - len(suffix)]
+        if name in found:
+            raise InvalidInputError(
+                f"{role} folder {folder} has two volumes of case {name}: "
+                f"{Path(found[name]).name} and {entry.name}"
+            )
+        found[name] = os.fspath(entry)
+    if not found:
+        raise InvalidInputError(
+            f"{role} folder {folder} has no volumes: expected names that end in "
+            f"{', '.join(SUFFIXES[1:4])}, .nii.gz and the like"
+        )
+    return dict(sorted(found.items()))
+
+
+def _plain_name(name: str, what: str) -> str:
+    """Refuse a name that cannot be that of a file on every system."""
+    if not name or name.startswith(".") or re.search(r'[/\\:*?"<>|\x00-\x1f]', name):
+        raise InvalidInputError(f"a {what} must have a name that a file can have, got {name!r}")
+    return name
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:3]) + ("…" if len(names) > 3 else "")

@@ -1,0 +1,403 @@
+"""`streamloss batch`."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from streamloss.cli.output import console, refuse_same_target, target_callback, write
+from streamloss.cli.score import _ScoreCommand
+from streamloss.cli.score import score as score_command
+from streamloss.cli.sections import Option, given, joined
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from streamloss.batching import Batch
+    from streamloss.study import Summary
+
+EXIT_FAILED_CASES = 3
+EXIT_GATE = 4
+
+_CASES = "Inputs"
+_RUNNING = "Running"
+_OUTPUT = "Output"
+
+_EPILOG = """\
+Examples:
+
+\b
+  streamloss batch labelsTr predictions --output scores --metrics dice,iou
+  streamloss batch cases.csv --output scores --resume --by group
+  streamloss batch labelsTr predictions -o scores --format csv,nnunet
+  streamloss batch labelsTr predictions -o scores --fail-under dice=0.85
+
+A manifest is CSV with the columns case, truth, prediction and, where wanted, mask,
+group and model, or TOML with a [[case]] table for each. Exit codes: 3 some cases
+failed, 4 a gate failed; if both happen it is 3.
+"""
+# The options of `score` that are the same for every case.
+_SHARED = [
+    parameter
+    for parameter in score_command.params
+    if isinstance(parameter, Option)
+    and parameter.name
+    not in ("mask", "json_target", "csv_target", "workers", "executor", "progress")
+]
+
+
+def _gates(
+    ctx: click.Context, parameter: click.Parameter, parts: Sequence[str]
+) -> dict[str, float]:
+    """Convert "dice=0.85,iou=0.7" or repeated ones."""
+    gates = {}
+    for part in filter(None, joined(parts).split(",")):
+        name, _, limit = part.partition("=")
+        try:
+            gates[name.strip()] = float(limit)
+        except ValueError:
+            raise click.BadParameter(
+                f"expected METRIC=NUMBER such as dice=0.85, got {part!r}", ctx, parameter
+            ) from None
+    return gates
+
+
+@click.command(cls=_ScoreCommand, epilog=_EPILOG, params=_SHARED)
+@click.argument("truth", metavar="TRUTHS|MANIFEST")
+@click.argument("prediction", metavar="[PREDICTIONS]", required=False)
+@click.option(
+    "-o",
+    "--output",
+    cls=Option,
+    section=_OUTPUT,
+    required=True,
+    metavar="FOLDER",
+    help="Where a result file per case and the tables go",
+)
+@click.option(
+    "--mask",
+    cls=Option,
+    section=_CASES,
+    metavar="FOLDER",
+    help="Folder of masks; only voxels where they are not 0 are scored",
+)
+@click.option(
+    "--model",
+    cls=Option,
+    section=_CASES,
+    metavar="NAME",
+    help="Name of what made PREDICTIONS [default: that of the folder]",
+)
+@click.option(
+    "--allow-unmatched/--no-allow-unmatched",
+    cls=Option,
+    section=_CASES,
+    default=False,
+    help="Leave out cases that only one folder has, instead of refusing [default: no]",
+)
+@click.option(
+    "--shard",
+    cls=Option,
+    section=_CASES,
+    metavar="i/N",
+    help="Score only every N-th case, from the i-th, counted from 0",
+)
+@click.option(
+    "--resume/--no-resume",
+    cls=Option,
+    section=_RUNNING,
+    default=False,
+    help="Skip cases that were finished with the same inputs and options [default: no]",
+)
+@click.option(
+    "--workers",
+    cls=Option,
+    section=_RUNNING,
+    type=int,
+    metavar="N",
+    help="Cores to use, over cases and within them [default: all]",
+)
+@click.option(
+    "--executor",
+    cls=Option,
+    section=_RUNNING,
+    default="auto",
+    metavar="NAME",
+    help="What scores cases side by side: threads, processes, serial, or auto for "
+    "processes where cases are many [default: auto]",
+)
+@click.option(
+    "--progress/--no-progress",
+    cls=Option,
+    section=_RUNNING,
+    default=None,
+    help="Show progress on stderr [default: on a terminal]",
+)
+@click.option(
+    "--format",
+    "formats",
+    cls=Option,
+    section=_OUTPUT,
+    multiple=True,
+    metavar="NAMES",
+    help="Files in FOLDER: csv (scores.csv), json, parquet, nnunet (summary.json as "
+    "nnU-Net writes it) [default: csv,json]",
+)
+@click.option(
+    "--csv",
+    "csv_target",
+    cls=Option,
+    section=_OUTPUT,
+    metavar="FILE|-",
+    callback=target_callback,
+    help="Write the tidy CSV there too; - is stdout, then without tables",
+)
+@click.option(
+    "--json",
+    "json_target",
+    cls=Option,
+    section=_OUTPUT,
+    metavar="FILE|-",
+    callback=target_callback,
+    help="Write the JSON there too; - is stdout, then without tables",
+)
+@click.option(
+    "--by",
+    cls=Option,
+    section=_OUTPUT,
+    type=click.Choice(["group"]),
+    metavar="group",
+    help="Sum up each group of cases on its own",
+)
+@click.option(
+    "--seed",
+    cls=Option,
+    section=_OUTPUT,
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Seed of the bootstrap intervals in the JSON [default: 0]",
+)
+@click.option(
+    "--fail-under",
+    cls=Option,
+    section=_OUTPUT,
+    multiple=True,
+    metavar="METRIC=X",
+    callback=_gates,
+    help="Exit with 4 if a mean over cases is below X or undefined, such as dice=0.85",
+)
+@click.option(
+    "--fail-over",
+    cls=Option,
+    section=_OUTPUT,
+    multiple=True,
+    metavar="METRIC=X",
+    callback=_gates,
+    help="The same for metrics of which lower is better, such as mse=0.1",
+)
+@click.pass_context
+def batch(
+    ctx: click.Context,
+    /,
+    truth: str,
+    prediction: str | None,
+    formats: Sequence[str],
+    csv_target: str | None,
+    json_target: str | None,
+    by: str | None,
+    fail_under: dict[str, float],
+    fail_over: dict[str, float],
+    progress: bool | None,
+    **settings: Any,
+) -> int:
+    """Score many cases: the volumes of two folders, matched by name, or a manifest.
+
+    A result file per case appears in FOLDER as soon as the case is done; cases that
+    fail are listed with their reasons, and the others go on.
+    """
+    own = ("truth", "prediction", "mask", "model", "allow_unmatched", "progress", "formats", "by")
+    options = given(ctx, *own, "csv_target", "json_target", "fail_under", "fail_over", "executor")
+    for name in ("metrics", "classes"):
+        if name in options:
+            options[name] = joined(options[name])
+    refuse_same_target(json=json_target, csv=csv_target)
+
+    import streamloss
+    from streamloss.exports import study_json, tidy_csv
+
+    _check_gates(fail_under, fail_over, options.get("metrics"))
+    if prediction is None:
+        for name in ("mask", "model", "allow_unmatched"):
+            if settings[name]:
+                raise click.UsageError(f"--{name.replace('_', '-')} belongs to a pair of folders")
+        cases = streamloss.read_manifest(truth)
+    else:
+        cases = _matched(truth, prediction, settings)
+    with _progress_bar(progress) as update:
+        done = streamloss.batch(
+            cases,
+            executor=settings["executor"],
+            formats=joined(formats).split(",") if formats else ("csv", "json"),
+            by_group=by is not None,
+            progress=update,
+            **options,
+        )
+    texts = {}
+    if json_target is not None:
+        failures = [vars(failure) for failure in done.failures]
+        texts[json_target] = study_json(done.study, done.summary, failures)
+    if csv_target is not None:
+        texts[csv_target] = tidy_csv(done.study)
+    write(texts)
+    if "-" not in texts:
+        _print_tables(done)
+    return _exit_code(done, fail_under, fail_over)
+
+
+def _matched(truth: str, prediction: str, settings: dict[str, Any]) -> Any:
+    from streamloss.cases import find_cases
+    from streamloss.errors import InvalidInputError
+
+    cases, unmatched = find_cases(truth, prediction, mask=settings["mask"], model=settings["model"])
+    for sentence in unmatched:
+        print(sentence, file=sys.stderr)
+    if unmatched and not settings["allow_unmatched"]:
+        raise InvalidInputError(
+            f"{len(unmatched)} volume{'s' * (len(unmatched) != 1)} without a counterpart, "
+            f"{len(cases)} matched: pass `allow_unmatched` to leave them out"
+        )
+    return cases
+
+
+def _check_gates(under: dict[str, float], over: dict[str, float], metrics: str | None) -> None:
+    """Refuse gates that could never tell anything, before any work."""
+    from streamloss.errors import InvalidInputError
+    from streamloss.options import parse_metrics
+    from streamloss.study import higher_is_better
+
+    scored = parse_metrics(metrics)
+    for gates, wanted, option, other in (
+        (under, True, "`fail_under`", "`fail_over`"),
+        (over, False, "`fail_over`", "`fail_under`"),
+    ):
+        for name in gates:
+            parse_metrics(name)
+            better = higher_is_better(name)
+            if better is None:
+                raise InvalidInputError(f"{name} has no direction: it cannot be a gate")
+            if better is not wanted:
+                direction = "higher" if better else "lower"
+                raise InvalidInputError(
+                    f"{option} does not suit {name}, of which {direction} is better: use {other}"
+                )
+            if scored and name not in scored:
+                raise InvalidInputError(f"{option} names {name}, which `metrics` does not")
+
+
+def _exit_code(done: "Batch", under: dict[str, float], over: dict[str, float]) -> int:
+    """Tell of failed cases and gates on stderr, and return the exit code."""
+    broken = []
+    for gates, sign, word in ((under, 1.0, "below"), (over, -1.0, "above")):
+        for metric, limit in gates.items():
+            rows = [row for row in done.summary if row.metric == metric]
+            if not rows:
+                broken.append(f"{metric} was not scored")
+            # An undefined mean compares as false, and so fails.
+            broken += [
+                f"the mean {metric} of {_of(row)} is {row.mean!r}, {word} {limit!r}"
+                if row.n
+                else f"the mean {metric} of {_of(row)} is undefined"
+                for row in rows
+                if not sign * row.mean >= sign * limit
+            ]
+    for sentence in broken:
+        print(f"gate failed: {sentence}", file=sys.stderr)
+    if done.failures:
+        return EXIT_FAILED_CASES
+    return EXIT_GATE if broken else 0
+
+
+def _of(row: "Summary") -> str:
+    return f"{row.model}, group {row.group}" if row.group else row.model
+
+
+def _print_tables(done: "Batch") -> None:
+    from rich.text import Text
+
+    terminal = console()
+    models = dict.fromkeys((row.model, row.group) for row in done.summary)
+    for model, group in models:
+        rows = [row for row in done.summary if (row.model, row.group) == (model, group)]
+        if len(models) > 1:
+            terminal.print(_of(rows[0]), style="bold", markup=False)
+        terminal.print(_summary_table(rows))
+        terminal.print()
+    finished = f"{len(done.study.cases):,} cases with results"
+    if done.skipped:
+        finished += f", {done.skipped:,} of them finished before"
+    terminal.print(finished)
+    if done.failures:
+        terminal.print(f"{len(done.failures):,} failed:")
+        for failure in done.failures:
+            line = f"  {failure.case} ({failure.model}): {failure.reason}"
+            terminal.print(Text(line))
+
+
+def _summary_table(rows: Sequence["Summary"]) -> "Table":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from streamloss.tables import format_number
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    table.add_column("Metric", no_wrap=True)
+    for name in ("Mean", "Median", "Worst"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("Worst case", overflow="fold")
+    table.add_column("n", justify="right", no_wrap=True)
+    table.add_column("Undefined", justify="right", no_wrap=True)
+    for row in rows:
+        worst = format_number(row.worst) if row.worst_case else ""
+        cells = [row.metric, format_number(row.mean), format_number(row.median), worst]
+        cells += [row.worst_case, f"{row.n:,}", f"{row.undefined:,}"]
+        table.add_row(*map(Text, cells))
+    return table
+
+
+@contextmanager
+def _progress_bar(wanted: bool | None) -> Iterator[Callable[[float, int], None]]:
+    """Show how many cases are done: a bar on a terminal, elsewhere lines if asked for."""
+    if wanted is False or (wanted is None and not sys.stderr.isatty()):
+        yield lambda done, total: None
+    elif not sys.stderr.isatty():
+        yield _lines()
+    else:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.fields[cases]}"), BarColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console(sys.stderr), transient=True) as bar:
+            task = bar.add_task("scoring", total=None, cases="")
+
+            def update(done: float, total: int) -> None:
+                cases = f"{int(done):,} of {total:,} cases"
+                bar.update(task, completed=done, total=total, cases=cases)
+
+            yield update
+
+
+def _lines() -> Callable[[float, int], None]:
+    """Print a line every tenth of the cases."""
+    printed = 0
+
+    def update(done: float, total: int) -> None:
+        nonlocal printed
+        tenth = int(10 * done / total) if total else 0
+        if tenth > printed:
+            printed = tenth
+            print(f"scoring: {int(done):,} of {total:,} cases", file=sys.stderr, flush=True)
+
+    return update

@@ -1,0 +1,267 @@
+"""Paired comparison of two models over the same cases, from saved results.
+
+Differences of the headline values, case by case; no volume is read again.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamloss.errors import InvalidInputError
+from streamloss.study import RESAMPLES, SavedCase, Study, bootstrap_interval, higher_is_better, mean
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric: second minus first, over the cases where both are defined.
+
+    Attributes
+    ----------
+    metric
+        Its name.
+    n, undefined
+        Pairs with both values, and those without.
+    mean_a, mean_b
+        Means over these pairs.
+    difference, low, high
+        Mean of b - a and its bootstrap percentile interval.
+    median_difference
+        Median of b - a.
+    p, p_holm
+        Of the two-sided Wilcoxon signed-rank test, and after Holm's correction over the
+        metrics compared; NaN without pairs.
+    better
+        "a" or "b" by the mean difference, "" if it is 0 or the metric has no direction.
+    """
+
+    metric: str
+    n: int
+    undefined: int
+    mean_a: float
+    mean_b: float
+    difference: float
+    low: float
+    high: float
+    median_difference: float
+    p: float
+    p_holm: float
+    better: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` returns.
+
+    Attributes
+    ----------
+    model_a, model_b
+        What is compared.
+    differences
+        One for each metric that both have.
+    unmatched
+        Cases that only one of them has, which are left out.
+    """
+
+    model_a: str
+    model_b: str
+    differences: tuple[Difference, ...]
+    unmatched: tuple[str, ...]
+
+
+def compare(
+    a: str | Path | Study,
+    b: str | Path | Study,
+    *,
+    metrics: Sequence[str] | None = None,
+    allow_unmatched: bool = False,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two models over the cases both were scored on.
+
+    The test is Wilcoxon's signed-rank test, two-sided: differences of 0 are left out
+    (Wilcoxon's own rule), small samples without ties are tested exactly, and if all
+    differences are 0 then p is 1. Holm's step-down correction is over the metrics.
+
+    Parameters
+    ----------
+    a, b
+        Output folder of a `batch` with one model, the folder of one model in its
+        `cases`, or a `Study`.
+    metrics
+        Which to compare; by default all that both have.
+    allow_unmatched
+        Whether cases that only one has are left out instead of refused.
+    confidence, resamples, seed
+        Of the bootstrap intervals, which resample pairs of cases.
+
+    Raises
+    ------
+    InvalidInputError
+        If one holds several models, cases are unmatched or were scored with different
+        options, a metric is lacking, or SciPy is not installed.
+
+    References
+    ----------
+    Wilcoxon, Individual comparisons by ranking methods, Biometrics Bulletin 1, 1945.
+    Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal
+    of Statistics 6, 1979.
+    """
+    _require_scipy()
+    first, second = _one_model(a), _one_model(b)
+    cases_a, cases_b = ({case.name: case for case in study.cases} for study in (first, second))
+    names = sorted(set(cases_a) & set(cases_b))
+    unmatched = sorted(set(cases_a) ^ set(cases_b))
+    if unmatched and not allow_unmatched:
+        raise InvalidInputError(
+            f"{len(unmatched)} cases are in one of the two only, the first is {unmatched[0]}: "
+            "pass `allow_unmatched` to leave them out"
+        )
+    if not names:
+        raise InvalidInputError("the two have no case in common")
+    for name in names:
+        _refuse_different_options(cases_a[name], cases_b[name])
+    common = [metric for metric in first.metrics if metric in second.metrics]
+    for metric in metrics or ():
+        if metric not in common:
+            raise InvalidInputError(
+                f"{metric} is not in both: common metrics are {', '.join(common) or 'none'}"
+            )
+    wanted = list(metrics or common)
+    values = {
+        metric: np.array(
+            [[cases[name].values.get(metric, math.nan) for name in names]
+             for cases in (cases_a, cases_b)]
+        )
+        for metric in wanted
+    }  # fmt: skip
+    tested = {metric: _signed_rank(_defined(values[metric])) for metric in wanted}
+    corrected = holm(tested)
+    differences = tuple(
+        _difference(
+            metric,
+            values[metric],
+            (tested[metric], corrected[metric]),
+            (confidence, resamples, seed),
+        )
+        for metric in wanted
+    )
+    return Comparison(first.models[0], second.models[0], differences, tuple(unmatched))
+
+
+def holm(p: Mapping[str, float]) -> dict[str, float]:
+    """Return p values after Holm's step-down correction; NaN is no test and stays.
+
+    The smallest of m is multiplied by m, the next by m - 1 and so on; none may be
+    smaller than one before it, or larger than 1.
+
+    Examples
+    --------
+    >>> holm({"dice": 0.01, "iou": 0.04, "mse": 0.03})
+    {'dice': 0.03, 'iou': 0.06, 'mse': 0.06}
+    """
+    known = sorted((name for name in p if not math.isnan(p[name])), key=lambda name: p[name])
+    corrected = dict(p)
+    largest = 0.0
+    for rank, name in enumerate(known):
+        largest = max(largest, min((len(known) - rank) * p[name], 1.0))
+        corrected[name] = largest
+    return corrected
+
+
+def _require_scipy() -> None:
+    try:
+        import scipy.stats  # noqa: F401
+    except ImportError:
+        raise InvalidInputError(
+            'comparing needs SciPy: python -m pip install "streamloss[stats]"'
+        ) from None
+
+
+def _one_model(source: str | Path | Study) -> Study:
+    study = source if isinstance(source, Study) else Study.load(source)
+    models = study.models
+    if len(models) != 1:
+        where = "the study" if isinstance(source, Study) else str(source)
+        raise InvalidInputError(
+            f"{where} holds the models {', '.join(models) or 'none'}, expected one: "
+            "name the folder of a model in its folder cases"
+        )
+    return study
+
+
+def _refuse_different_options(a: SavedCase, b: SavedCase) -> None:
+    """Refuse a pair whose values do not mean the same."""
+    first, second = a.load(), b.load()
+    for name in first.options:
+        was, other = first.options[name], second.options.get(name)
+        if name == "parameters":
+            # Metrics that only one has may bring parameters of their own.
+            shared = set(was) & set(other or {})
+            was, other = ({key: part[key] for key in shared} for part in (was, other or {}))
+        if was != other:
+            raise InvalidInputError(
+                f"case {a.name} was scored with {name} {was} by {a.path} and {other} by {b.path}: "
+                "the values cannot be compared"
+            )
+    if first.voxels != second.voxels:
+        raise InvalidInputError(
+            f"case {a.name} has {first.voxels['scored']:,} scored voxels in {a.path} and "
+            f"{second.voxels['scored']:,} in {b.path}: the values cannot be compared"
+        )
+
+
+def _defined(pairs: NDArray[np.float64]) -> NDArray[np.float64]:
+    return pairs[:, ~np.isnan(pairs).any(axis=0)]
+
+
+def _signed_rank(pairs: NDArray[np.float64]) -> float:
+    from scipy.stats import wilcoxon
+
+    differences = pairs[1] - pairs[0]
+    if not differences.size:
+        return math.nan
+    if not differences.any():
+        return 1.0
+    # SciPy counts zeros as ties that forbid the exact test, so they are left out before.
+    return float(wilcoxon(differences[differences != 0.0], method="auto").pvalue)
+
+
+def _difference(
+    metric: str,
+    pairs: NDArray[np.float64],
+    p: tuple[float, float],
+    bootstrap: tuple[float, int, int],
+) -> Difference:
+    defined = _defined(pairs)
+    n = defined.shape[1]
+    undefined = pairs.shape[1] - n
+    nan = math.nan
+    if n == 0:
+        return Difference(metric, 0, undefined, nan, nan, nan, nan, nan, nan, *p, "")
+    differences = defined[1] - defined[0]
+    change = mean(differences)
+    low, high = bootstrap_interval(differences, *bootstrap)
+    better = higher_is_better(metric)
+    winner = ""
+    if better is not None and change != 0.0:
+        winner = "b" if (change > 0.0) == better else "a"
+    return Difference(
+        metric=metric,
+        n=n,
+        undefined=undefined,
+        mean_a=mean(defined[0]),
+        mean_b=mean(defined[1]),
+        difference=change,
+        low=low,
+        high=high,
+        median_difference=float(np.median(differences)),
+        p=p[0],
+        p_holm=p[1],
+        better=winner,
+    )

@@ -1,0 +1,278 @@
+"""Statistics over cases from saved results; no volume is read again.
+
+A study is what a batch saved: one result file per case. Means, quartiles and bootstrap
+intervals resample cases, never voxels. How results are made and exported is not known here.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamloss.errors import InvalidInputError
+from streamloss.result import Result
+
+CASES = "cases"
+"""The folder of an output folder that holds a folder per model."""
+
+RESAMPLES = 9999
+# Resampled indices held at a time, in numbers of 8 bytes.
+_RESAMPLED_AT_ONCE = 2**20
+
+
+@dataclass(frozen=True)
+class SavedCase:
+    """A case whose result is saved; its values, and where the rest is.
+
+    Attributes
+    ----------
+    name, model, group
+        As in the manifest.
+    path
+        The result file.
+    values
+        Headline value of each metric; NaN if undefined.
+    """
+
+    name: str
+    model: str
+    group: str
+    path: Path
+    values: Mapping[str, float]
+
+    def load(self) -> Result:
+        """Read the whole result."""
+        return _read(self.path)[0]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One metric over the cases of one model, or of one group of them.
+
+    Attributes
+    ----------
+    model, group, metric
+        What is summed up; group is "" for all cases.
+    n, undefined
+        Cases whose value is defined, and those whose value is not.
+    mean, low, high
+        Mean over the defined ones and its bootstrap percentile interval.
+    minimum, first_quartile, median, third_quartile, maximum
+        Quantiles of the defined ones, linearly interpolated.
+    worst, worst_case
+        Value and name of the worst case; NaN and "" for a metric without direction.
+    """
+
+    model: str
+    group: str
+    metric: str
+    n: int
+    undefined: int
+    mean: float
+    low: float
+    high: float
+    minimum: float
+    first_quartile: float
+    median: float
+    third_quartile: float
+    maximum: float
+    worst: float
+    worst_case: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """The saved cases of one or more models."""
+
+    cases: tuple[SavedCase, ...]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Study":
+        """Read what a batch saved.
+
+        Parameters
+        ----------
+        folder
+            Output folder of `batch`, or the folder of one model in its `cases`.
+
+        Raises
+        ------
+        InvalidInputError
+            If there are no results, or one is damaged.
+        """
+        paths = result_paths(Path(folder))
+        if not paths:
+            raise InvalidInputError(f"{folder} holds no results of a batch")
+        found = []
+        for path in paths:
+            result, batch = _read(path)
+            values = {name: metric.value for name, metric in result.metrics.items()}
+            case = SavedCase(batch["case"], batch["model"], batch["group"], path, values)
+            found.append(case)
+        return cls(tuple(sorted(found, key=lambda case: (case.model, case.name))))
+
+    @property
+    def models(self) -> list[str]:
+        """The models, sorted."""
+        return sorted({case.model for case in self.cases})
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics of any case, in the order of the first that has them."""
+        return list(dict.fromkeys(name for case in self.cases for name in case.values))
+
+    def of(self, model: str) -> "Study":
+        """Return the cases of one model."""
+        return Study(tuple(case for case in self.cases if case.model == model))
+
+    def summary(
+        self,
+        *,
+        by_group: bool = False,
+        confidence: float = 0.95,
+        resamples: int = RESAMPLES,
+        seed: int = 0,
+    ) -> list[Summary]:
+        """Sum up each metric over the cases of each model.
+
+        Parameters
+        ----------
+        by_group
+            Whether each group of cases is summed up on its own.
+        confidence
+            Probability of the bootstrap intervals, between 0 and 1.
+        resamples
+            How often cases are drawn again, with replacement.
+        seed
+            Of the random numbers; the same seed gives the same bytes.
+        """
+        strata: dict[tuple[str, str], list[SavedCase]] = {}
+        for case in self.cases:
+            strata.setdefault((case.model, case.group if by_group else ""), []).append(case)
+        return [
+            _summarise(model, group, metric, cases, (confidence, resamples, seed))
+            for (model, group), cases in sorted(strata.items())
+            for metric in self.metrics
+        ]
+
+
+def result_paths(folder: Path) -> list[Path]:
+    """Return the result files of an output folder, or of the folder of one model, sorted."""
+    root = folder / CASES
+    pattern = (root, "*/*.json") if root.is_dir() else (folder, "*.json")
+    return sorted(path for path in pattern[0].glob(pattern[1]) if not path.name.startswith("."))
+
+
+def _read(path: Path) -> tuple[Result, dict[str, Any]]:
+    text = path.read_text(encoding="utf-8")
+    try:
+        result = Result.from_json(text)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path} is {error}") from None
+    batch = json.loads(text).get("batch")
+    if not isinstance(batch, dict):
+        raise InvalidInputError(f"{path} was not saved by a batch")
+    return result, batch
+
+
+def _summarise(
+    model: str,
+    group: str,
+    metric: str,
+    cases: Sequence[SavedCase],
+    bootstrap: tuple[float, int, int],
+) -> Summary:
+    values = {case.name: case.values.get(metric, math.nan) for case in cases}
+    defined = {name: value for name, value in values.items() if not math.isnan(value)}
+    undefined = len(values) - len(defined)
+    if not defined:
+        nan = math.nan
+        return Summary(
+            model, group, metric, 0, undefined, nan, nan, nan, nan, nan, nan, nan, nan, nan, ""
+        )
+    numbers = np.array(list(defined.values()))
+    minimum, first, middle, third, maximum = map(
+        float, np.quantile(numbers, (0.0, 0.25, 0.5, 0.75, 1.0))
+    )
+    better = higher_is_better(metric)
+    worst_case = ""
+    if better is not None:
+        worst_case = (min if better else max)(defined, key=lambda name: defined[name])
+    low, high = bootstrap_interval(numbers, *bootstrap)
+    return Summary(
+        model=model,
+        group=group,
+        metric=metric,
+        n=len(defined),
+        undefined=undefined,
+        mean=mean(numbers),
+        low=low,
+        high=high,
+        minimum=minimum,
+        first_quartile=first,
+        median=middle,
+        third_quartile=third,
+        maximum=maximum,
+        worst=defined.get(worst_case, math.nan),
+        worst_case=worst_case,
+    )
+
+
+def mean(numbers: NDArray[np.float64]) -> float:
+    """Return the mean, correctly rounded sum first, so that no order of cases shows."""
+    return math.fsum(numbers) / len(numbers)
+
+
+def bootstrap_interval(
+    numbers: NDArray[np.float64],
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return the percentile interval of the mean over resampled cases.
+
+    Cases are drawn with replacement, as many as there are; the interval holds the
+    middle `confidence` of the means (Efron and Tibshirani, An Introduction to the
+    Bootstrap, 1993, chapter 13). One case alone tells nothing of the others: NaN.
+
+    Raises
+    ------
+    InvalidInputError
+        If `confidence` is not between 0 and 1, or `resamples` or `seed` are no such number.
+    """
+    if not 0.0 < confidence < 1.0:
+        raise InvalidInputError(f"confidence must be between 0 and 1, got {confidence}")
+    if resamples < 1 or seed < 0:
+        raise InvalidInputError(
+            f"resamples must be at least 1 and seed at least 0, got {resamples} and {seed}"
+        )
+    if len(numbers) < 2:
+        return math.nan, math.nan
+    means = np.concatenate(list(_resampled_means(numbers, resamples, seed)))
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(means, (tail, 1.0 - tail))
+    return float(low), float(high)
+
+
+def _resampled_means(
+    numbers: NDArray[np.float64], resamples: int, seed: int
+) -> Iterator[NDArray[np.float64]]:
+    generator = np.random.default_rng(seed)
+    rows = max(_RESAMPLED_AT_ONCE // len(numbers), 1)
+    for start in range(0, resamples, rows):
+        drawn = generator.integers(0, len(numbers), (min(rows, resamples - start), len(numbers)))
+        yield numbers[drawn].mean(axis=1)
+
+
+@cache
+def higher_is_better(metric: str) -> bool | None:
+    """Return the direction of a metric, None if it has none or is not known."""
+    from streamloss.statistic import definitions
+
+    return next((found.higher_is_better for _, found in definitions(metric)), None)

@@ -1,0 +1,524 @@
+"""Batches: which cases, what is saved, resuming, failing, sharing memory, and the exit codes."""
+
+import csv
+import json
+import math
+import multiprocessing
+import os
+import threading
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+import zarr
+
+import streamloss as sl
+from streamloss import batching, lanes
+from streamloss.cases import choose_shard, fingerprint
+from streamloss.cli import main
+from streamloss.prepare import FIXED_BYTES
+from streamloss.study import result_paths
+
+NAMES = ("a", "b", "c", "d", "e")
+
+
+def labels(seed, shape=(6, 7, 8)):
+    return np.random.default_rng(seed).integers(0, 3, shape, np.uint8)
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Hold five cases of labels as truth, and predictions of two models."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    for seed, name in enumerate(NAMES):
+        truth = labels(seed)
+        zarr.save_array(tmp_path / "truth" / f"{name}.zarr", truth)
+        for model, kept in (("unet", 0.9), ("vnet", 0.6)):
+            keep = np.random.default_rng(seed + 10).random(truth.shape) < kept
+            zarr.save_array(
+                tmp_path / model / f"{name}.zarr", np.where(keep, truth, 0).astype("u1")
+            )
+    return tmp_path
+
+
+@pytest.fixture
+def run(folders, capsys):
+    """Run the command line; return code, stdout, stderr."""
+
+    def run(*arguments):
+        code = main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def side_by_side(monkeypatch):
+    """Let no case be large."""
+    monkeypatch.setattr(batching, "_LARGE_PART", 0.1)
+
+
+def find(truth="truth", prediction="unet"):
+    return sl.find_cases(truth, prediction)[0]
+
+
+def break_case(folders, name="c", model="unet"):
+    """Make a prediction unreadable."""
+    chunk = next(p for p in (folders / model / f"{name}.zarr" / "c").rglob("*") if p.is_file())
+    chunk.write_bytes(b"not a chunk")
+    return chunk
+
+
+def scores(output):
+    return {path.stem: sl.Result.from_json(path.read_text()) for path in result_paths(Path(output))}
+
+
+@pytest.mark.parametrize("executor", ["threads", "processes", "serial"])
+def test_every_case_gets_the_bytes_that_score_gives(folders, executor, side_by_side):
+    cases = find()
+    sl.batch(cases, output="out", executor=executor, workers=2, metrics="dice,iou", classes=3)
+    found = scores("out")
+    assert sorted(found) == list(NAMES)
+    for case in cases:
+        alone = sl.score(case.truth, case.prediction, metrics="dice,iou", classes=3).to_dict()
+        got = found[case.name].to_dict()
+        for part in ("inputs", "options", "voxels", "classes", "metrics", "integrity"):
+            assert json.dumps(got[part]) == json.dumps(alone[part])
+
+
+def test_a_single_large_case_is_scored_by_all_workers(folders, monkeypatch):
+    big = np.random.default_rng(0).integers(0, 2, (64, 64, 64), np.uint8)
+    for folder in ("truth", "unet"):
+        zarr.create_array(f"{folder}/big.zarr", data=big, chunks=(16, 64, 64))
+    together = []
+    run_lanes = batching.run_lanes
+
+    def spy(cases, *rest):
+        together.extend(case.name for case in cases)
+        return run_lanes(cases, *rest)
+
+    monkeypatch.setattr(batching, "run_lanes", spy)
+    done = sl.batch(find(), output="out", workers=2, metrics="dice")
+    assert sorted(together) == list(NAMES)
+    assert len(done.study.cases) == 6
+    assert scores("out")["big"].timing["workers"] == 2
+    assert scores("out")["a"].timing["workers"] == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7, 64])
+@pytest.mark.parametrize("processes", [True, False])
+@pytest.mark.parametrize("limit", [1, FIXED_BYTES, 2**29, 2**30])
+def test_shares_of_memory_stay_within_the_limit(workers, processes, limit):
+    count, share = batching._shares(workers, limit, processes)
+    taken = count * share if processes else FIXED_BYTES + count * (share - FIXED_BYTES)
+    assert 1 <= count <= workers
+    assert taken <= limit or count == 1
+    assert share <= limit
+
+
+def test_a_case_that_needs_more_than_its_share_gets_all_of_the_memory(folders, side_by_side):
+    voxels = np.zeros((48, 1024, 1024), np.uint8)
+    for folder in ("truth", "unet"):
+        zarr.create_array(f"{folder}/wide.zarr", data=voxels, chunks=voxels.shape)
+    limit = FIXED_BYTES + 240 * 2**20
+    done = sl.batch(find(), output="out", workers=2, max_memory=limit, metrics="accuracy")
+    assert done.failures == ()
+    allowed = {name: result.timing["max_memory"] for name, result in scores("out").items()}
+    assert allowed == {"wide": limit, **dict.fromkeys(NAMES, FIXED_BYTES + 120 * 2**20)}
+
+
+def test_too_little_memory_for_any_case_is_the_reason_of_each(folders):
+    done = sl.batch(find(), output="out", workers=2, max_memory="1MiB", metrics="dice")
+    assert [failure.case for failure in done.failures] == list(NAMES)
+    assert "max_memory is too small" in done.failures[0].reason
+
+
+def test_a_failing_case_is_recorded_and_the_others_go_on(run, folders):
+    chunk = break_case(folders)
+    whole = chunk.with_name("whole")
+    code, out, err = run("batch", "truth", "unet", "-o", "out", "-m", "dice")
+    assert code == 3
+    assert "Traceback" not in out + err
+    assert "1 failed" in out
+    recorded = json.loads(Path("out/failures.json").read_text())["failures"]
+    assert [(row["case"], row["model"]) for row in recorded] == [("c", "unet")]
+    assert "c.zarr" in recorded[0]["reason"]
+    assert sorted(scores("out")) == ["a", "b", "d", "e"]
+    assert not whole.exists()
+
+
+def test_resuming_scores_only_what_failed(run):
+    array = zarr.open_array("unet/c.zarr", mode="r")[:]
+    zarr.save_array("unet/c.zarr", np.full(array.shape, np.nan), mode="w")
+    assert run("batch", "truth", "unet", "-o", "out", "-m", "mse", "--kind", "values")[0] == 3
+    assert "NaN" in json.loads(Path("out/failures.json").read_text())["failures"][0]["reason"]
+    before = {path: path.stat().st_mtime_ns for path in result_paths(Path("out"))}
+    zarr.save_array("unet/c.zarr", array, mode="w")
+    code, out, _ = run(
+        "batch", "truth", "unet", "-o", "out", "-m", "mse", "--kind", "values", "--resume"
+    )
+    assert code == 0
+    assert "5 cases with results, 4 of them finished before" in out
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert json.loads(Path("out/failures.json").read_text())["failures"] == []
+
+
+def test_resuming_with_other_options_is_refused_and_told(run):
+    arguments = ("batch", "truth", "unet", "-o", "out", "--metrics")
+    run(*arguments, "dice")
+    code, out, err = run(*arguments, "dice,iou", "--resume")
+    assert (code, out) == (2, "")
+    assert 'case a of unet cannot be resumed, --metrics was ["dice"] and is ["dice", "iou"]' in err
+
+
+def test_resuming_with_other_memory_workers_or_reader_is_not_another_run(folders):
+    sl.batch(find(), output="out", metrics="dice")
+    settings = {"max_memory": "512MiB", "workers": 1, "reader": "zarr", "executor": "serial"}
+    again = sl.batch(find(), output="out", metrics=["dice"], resume=True, **settings)
+    assert again.skipped == 5
+
+
+def test_resuming_with_changed_inputs_is_refused_and_told(folders):
+    sl.batch(find(), output="out", metrics="dice")
+    zarr.save_array("unet/b.zarr", labels(99), mode="w")
+    with pytest.raises(sl.InvalidInputError, match=r"case b of unet .* files of its prediction"):
+        sl.batch(find(), output="out", metrics="dice", resume=True)
+    with pytest.raises(sl.InvalidInputError, match=r"its prediction was .*unet/a.zarr and is"):
+        sl.batch(
+            [sl.Case(c.name, c.truth, c.truth, model="unet") for c in find()],
+            output="out", metrics="dice", resume=True,
+        )  # fmt: skip
+
+
+def test_results_are_never_overwritten_without_resume(folders):
+    sl.batch(find(), output="out", metrics="dice")
+    with pytest.raises(sl.InvalidInputError, match="is there already: pass `resume`"):
+        sl.batch(find(), output="out", metrics="dice")
+
+
+def test_results_of_other_cases_are_not_counted_but_refused(folders):
+    sl.batch(find(), output="out", metrics="dice")
+    with pytest.raises(sl.InvalidInputError, match="was not asked for"):
+        sl.batch(find()[1:], output="out", metrics="dice", resume=True)
+
+
+def test_shards_together_are_the_whole(folders):
+    sl.batch(find(), output="whole", metrics="dice")
+    done = [sl.batch(find(), output="out", metrics="dice", shard=f"{i}/3") for i in range(3)]
+    assert [len(batch.study.cases) for batch in done] == [2, 4, 5]
+    assert Path("out/scores.csv").read_bytes() == Path("whole/scores.csv").read_bytes()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 9])
+def test_every_case_is_in_one_shard(folders, count):
+    cases = find()
+    chosen = [case for i in range(count) for case in choose_shard(cases, f"{i}/{count}")]
+    assert sorted(chosen, key=lambda case: case.name) == cases
+
+
+@pytest.mark.parametrize("shard", ["3/3", "1", "-1/2", "a/b", "0/0"])
+def test_a_shard_that_cannot_be_is_refused(folders, shard):
+    with pytest.raises(sl.InvalidInputError, match="shard must be i/N"):
+        sl.batch(find(), output="out", shard=shard)
+    assert not Path("out").exists()
+
+
+def test_unmatched_cases_are_listed_and_refused(run, folders):
+    (folders / "unet" / "c.zarr").rename(folders / "unet" / "x.zarr")
+    code, out, err = run("batch", "truth", "unet", "-o", "out", "-m", "dice")
+    assert (code, out) == (2, "")
+    assert "c has no prediction\nx has no truth\n" in err
+    assert "4 matched: pass --allow-unmatched" in err
+    assert not Path("out").exists()
+    code, out, err = run("batch", "truth", "unet", "-o", "out", "-m", "dice", "--allow-unmatched")
+    assert code == 0
+    assert "c has no prediction" in err
+    assert "4 cases with results" in out
+
+
+def test_names_match_without_the_suffix_of_the_format(tmp_path):
+    for folder, names in {
+        "truth": ["p_0000.nii.gz", "q.ome.zarr", "r.2.npy", "dataset.json", ".hidden.npy"],
+        "prediction": ["p_0000.zarr", "q.n5", "r.2.nii", "notes.txt"],
+    }.items():
+        for name in names:
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / name).touch()
+    cases, unmatched = sl.find_cases(tmp_path / "truth", tmp_path / "prediction")
+    assert [case.name for case in cases] == ["p_0000", "q", "r.2"]
+    assert unmatched == []
+
+
+def test_two_volumes_of_one_case_are_refused(tmp_path):
+    for name in ("truth/a.npy", "truth/a.zarr", "prediction/a.npy"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(sl.InvalidInputError, match=r"two volumes of case a: a.npy and a.zarr"):
+        sl.find_cases(tmp_path / "truth", tmp_path / "prediction")
+
+
+MANIFEST_CSV = """\ufeffcase,truth,prediction,mask,group,model
+a,../truth/a.zarr,../unet/a.zarr,,young,unet
+a,../truth/a.zarr,../vnet/a.zarr,,young,vnet
+b,../truth/b.zarr,../unet/b.zarr,../truth/b.zarr,old,unet
+"""
+MANIFEST_TOML = """
+[[case]]
+case = "a"
+truth = "../truth/a.zarr"
+prediction = "../unet/a.zarr"
+group = "young"
+model = "unet"
+[[case]]
+case = "a"
+truth = "../truth/a.zarr"
+prediction = "../vnet/a.zarr"
+group = "young"
+model = "vnet"
+[[case]]
+case = "b"
+truth = "../truth/b.zarr"
+prediction = "../unet/b.zarr"
+mask = "../truth/b.zarr"
+group = "old"
+model = "unet"
+"""
+
+
+@pytest.mark.parametrize(("suffix", "text"), [("csv", MANIFEST_CSV), ("toml", MANIFEST_TOML)])
+def test_a_manifest_has_models_groups_masks_and_paths_relative_to_it(run, folders, suffix, text):
+    (folders / "lists").mkdir()
+    (folders / "lists" / f"cases.{suffix}").write_text(text, encoding="utf-8")
+    code, out, _ = run("batch", f"lists/cases.{suffix}", "-o", "out", "-m", "dice", "--by", "group")
+    assert code == 0
+    for title in ("unet, group old", "unet, group young", "vnet, group young"):
+        assert title in out
+    with Path("out/scores.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["class"] == ""]
+    assert list(rows[0])[-1] == "group"
+    assert [(row["model"], row["case"], row["group"]) for row in rows] == [
+        ("unet", "a", "young"),
+        ("unet", "b", "old"),
+        ("vnet", "a", "young"),
+    ]
+    masked = sl.score("truth/b.zarr", "unet/b.zarr", mask="truth/b.zarr", metrics="dice")
+    assert float(rows[1]["value"]) == masked["dice"].value
+    assert int(rows[1]["n"]) == masked.voxels["scored"] < masked.voxels["total"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("case,truth\na,t.zarr\n", "case 0 of .* lacks its prediction"),
+        ("case,truth,prediction,modle\na,t,p,m\n", "has 'modle', expected some of case"),
+        ("case,truth,prediction\na,t,p\na,t,q\n", "case a of model is there twice"),
+        ("case,truth,prediction\n../a,t,p\n", "must have a name that a file can have"),
+        ("case,truth,prediction\na,t,p,q\n", "more cells than there are columns"),
+        ("case,truth,prediction\n", "has no cases"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_is_refused(tmp_path, text, sentence):
+    path = tmp_path / "cases.csv"
+    path.write_text(text)
+    with pytest.raises(sl.InvalidInputError, match=sentence):
+        sl.read_manifest(path)
+
+
+def test_tidy_csv_has_the_columns_in_order_and_every_digit(run):
+    code, out, err = run("batch", "truth", "unet", "-o", "out", "-m", "dice", "--csv", "-")
+    assert (code, err) == (0, "")
+    rows = list(csv.DictReader(StringIO(out)))
+    assert list(rows[0]) == ["case", "model", "class", "metric", "value", "error_bound", "n"]
+    assert [row["class"] for row in rows[:3]] == ["", "1", "2"]
+    found = scores("out")
+    for row in rows:
+        metric = found[row["case"]]["dice"]
+        number = metric.per_class[int(row["class"])] if row["class"] else metric.value
+        assert row["value"] == repr(number)
+        assert row["n"] == "336"
+    assert out == Path("out/scores.csv").read_text()
+
+
+def test_an_undefined_value_is_empty_in_csv_and_null_elsewhere(run):
+    arguments = ("batch", "truth", "unet", "-o", "out", "-m", "dice", "--classes", "4")
+    run(*arguments, "--format", "csv,json,parquet")
+    with Path("out/scores.csv").open(newline="") as file:
+        assert {row["value"] for row in csv.DictReader(file) if row["class"] == "3"} == {""}
+    plain = json.loads(Path("out/scores.json").read_text())
+    assert plain["schema"] == "streamloss.batch/1"
+    assert plain["cases"][0]["metrics"]["dice"]["per_class"]["3"] is None
+    table = pyarrow.parquet.read_table("out/scores.parquet")
+    assert table.column_names == ["case", "model", "class", "metric", "value", "error_bound", "n"]
+    rows = table.to_pylist()
+    assert {row["value"] for row in rows if row["class"] == 3} == {None}
+    assert rows[0]["value"] == plain["cases"][0]["metrics"]["dice"]["value"]
+
+
+def test_the_json_on_stdout_is_alone(run):
+    code, out, _ = run("batch", "truth", "unet", "-o", "out", "-m", "dice", "--json", "-")
+    assert code == 0
+    assert json.loads(out) == json.loads(Path("out/scores.json").read_text())
+
+
+def test_nnunet_summary_has_the_counts_and_means_of_nnunet(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arrays = {
+        "truth/a": [0, 1, 1, 1, 0, 0],
+        "pred/a": [0, 1, 1, 0, 1, 0],
+        "truth/b": [0, 0, 0, 2, 2, 0],
+        "pred/b": [0, 0, 0, 2, 0, 2],
+    }
+    for name, values in arrays.items():
+        zarr.save_array(f"{name}.zarr", np.array(values, np.uint8))
+    sl.batch(find("truth", "pred"), output="out", formats=["nnunet"])
+    text = Path("out/summary.json").read_text()
+    assert text.startswith('{\n    "foreground_mean": {\n        "Dice": ')
+    plain = json.loads(text)
+    assert list(plain) == ["foreground_mean", "mean", "metric_per_case"]
+    a, b = plain["metric_per_case"]
+    assert a["reference_file"] == "truth/a.zarr"
+    assert a["prediction_file"] == "pred/a.zarr"
+    # By hand: of three true voxels two are found, and one is wrong.
+    assert a["metrics"]["1"] == {
+        "Dice": 4 / 6, "FN": 1, "FP": 1, "IoU": 2 / 4, "TN": 2, "TP": 2, "n_pred": 3, "n_ref": 3,
+    }  # fmt: skip
+    nowhere = a["metrics"]["2"]
+    assert np.isnan(nowhere.pop("Dice"))
+    assert np.isnan(nowhere.pop("IoU"))
+    assert nowhere == {"FN": 0, "FP": 0, "TN": 6, "TP": 0, "n_pred": 0, "n_ref": 0}
+    assert b["metrics"]["2"]["Dice"] == 2 / 4
+    assert plain["mean"]["1"]["Dice"] == 4 / 6
+    assert plain["mean"]["1"]["FN"] == 0.5
+    assert plain["mean"]["2"]["TN"] == 4.5
+    assert plain["foreground_mean"]["Dice"] == np.mean([4 / 6, 2 / 4])
+    assert plain["foreground_mean"]["n_ref"] == 1.25
+    assert '"Dice": NaN' in text
+
+
+def test_a_gate_passes_or_exits_with_4(run):
+    arguments = ("batch", "truth", "unet", "-m", "dice,iou", "-o", "out", "--resume")
+    assert run(*arguments, "--fail-under", "dice=0.5,iou=0.5")[0] == 0
+    code, _, err = run(*arguments, "--fail-under", "dice=0.5", "--fail-under", "iou=0.99")
+    assert code == 4
+    assert err.startswith("gate failed: the mean iou of unet is 0.")
+    assert err.endswith(", below 0.99\n")
+
+
+def test_a_gate_holds_where_the_mean_is_the_limit(run):
+    mean = sl.batch(find(), output="out", metrics="dice").summary[0].mean
+    arguments = ("batch", "truth", "unet", "-m", "dice", "-o", "out", "--resume", "--fail-under")
+    assert run(*arguments, f"dice={mean!r}")[0] == 0
+    assert run(*arguments, f"dice={math.nextafter(mean, 1)!r}")[0] == 4
+
+
+def test_an_undefined_mean_fails_the_gate(run, folders):
+    for folder in ("blank", "blank2"):
+        zarr.save_array(f"{folder}/a.zarr", np.zeros((4, 4), "u1"))
+    arguments = ("batch", "blank", "blank2", "-o", "out", "-m", "dice", "--classes", "2")
+    code, _, err = run(*arguments, "--fail-under", "dice=0")
+    assert code == 4
+    assert "the mean dice of blank2 is undefined" in err
+
+
+@pytest.mark.parametrize(
+    ("gate", "sentence"),
+    [
+        (("--fail-under", "mse=0.1"), "lower is better: use --fail-over"),
+        (("--fail-over", "dice=0.1"), "higher is better: use --fail-under"),
+        (("--fail-under", "true_positives=3"), "has no direction"),
+        (("--fail-under", "dise=0.1"), "did you mean 'dice'"),
+        (("--fail-under", "dice"), "expected METRIC=NUMBER"),
+        (("--fail-under", "accuracy=0.1"), "names accuracy, which --metrics does not"),
+    ],
+)
+def test_a_gate_that_tells_nothing_is_refused_before_work(run, gate, sentence):
+    code, _, err = run("batch", "truth", "unet", "-o", "out", "-m", "dice,mse", *gate)
+    assert code == 2
+    assert sentence in err
+    assert not Path("out").exists()
+
+
+def test_failed_cases_win_over_a_failed_gate(run, folders):
+    break_case(folders)
+    arguments = ("batch", "truth", "unet", "-o", "out", "-m", "dice")
+    code, _, err = run(*arguments, "--fail-under", "dice=1")
+    assert code == 3
+    assert "gate failed" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"metrics": "dise"}, "did you mean 'dice'"),
+        ({"gama": 2}, "did you mean 'gamma'"),
+        ({"gamma": "much"}, "gamma: expected a number"),
+        ({"workers": 0}, "workers must be"),
+        ({"executor": "fibres"}, "unknown executor"),
+        ({"formats": ["xml"]}, "unknown format"),
+        ({"max_memory": "lots"}, "max_memory must be a size"),
+        ({"mask": "m.zarr"}, "name it in the manifest"),
+    ],
+)
+def test_wrong_options_are_refused_before_work(folders, options, sentence):
+    with pytest.raises(sl.InvalidInputError, match=sentence):
+        sl.batch(find(), output="out", **options)
+    assert not Path("out").exists()
+
+
+def test_the_tables_fit_80_columns(run):
+    _, out, _ = run("batch", "truth", "unet", "-o", "out")
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_nothing_temporary_is_left(folders):
+    sl.batch(find(), output="out", metrics="dice", formats=["csv", "json", "parquet", "nnunet"])
+    assert [path for path in Path("out").rglob("*") if path.name.startswith(".")] == []
+
+
+def test_a_fingerprint_sees_content_added_and_time(folders):
+    before = fingerprint("unet/a.zarr")
+    assert fingerprint("unet/a.zarr") == before
+    os.utime("unet/a.zarr/zarr.json", ns=(1, 1))
+    touched = fingerprint("unet/a.zarr")
+    assert touched["digest"] != before["digest"]
+    Path("unet/a.zarr/more").touch()
+    assert fingerprint("unet/a.zarr")["digest"] != touched["digest"]
+
+
+@pytest.mark.parametrize("executor", ["threads", "processes", "serial"])
+def test_an_interrupt_keeps_what_is_finished_and_nothing_half_written(
+    folders, executor, side_by_side
+):
+    def interrupt(done, total):
+        if done >= 2:
+            raise KeyboardInterrupt
+
+    options = {"output": "out", "metrics": "dice", "executor": executor, "workers": 2}
+    with pytest.raises(KeyboardInterrupt):
+        sl.batch(find(), **options, progress=interrupt)
+    assert len(scores("out")) == 2
+    assert "streamloss-lane" not in {thread.name for thread in threading.enumerate()}
+    assert multiprocessing.active_children() == []
+    assert [path for path in Path("out").rglob("*") if path.name.startswith(".")] == []
+    again = sl.batch(find(), **options, resume=True)
+    assert again.skipped == 2
+    assert len(again.study.cases) == 5
+
+
+def test_a_process_that_dies_fails_its_case_alone():
+    class Dying:
+        def __reduce__(self):
+            return os._exit, (7,)
+
+    child = lanes._Child()
+    try:
+        case = sl.Case("a", "no.zarr", "no.zarr")
+        died = child.run(case, {"metrics": Dying()})
+        after = child.run(case, {"metrics": "dice"})
+    finally:
+        child.stop()
+    assert died.reason == "the process that scored it ended with exit code 7"
+    assert after.reason == "truth does not exist: 'no.zarr'"
