@@ -159,7 +159,8 @@ def nnunet_summary(study: Study) -> str:
             raise InvalidInputError(
                 f"nnU-Net's summary needs {', '.join(lacking)}, which {case.path} lacks"
             )
-    labels = sorted({value for _, r in loaded for value in r.metrics["true_positives"].per_class})
+    found = {value for _, r in loaded for value in r.metrics["true_positives"].per_class}
+    labels = sorted(found, key=lambda label: (isinstance(label, str), label))
     entries = [
         {
             "metrics": {str(label): _nnunet_label(result, label) for label in labels},
@@ -182,7 +183,7 @@ def nnunet_summary(study: Study) -> str:
     return json.dumps(plain, indent=4, sort_keys=True)
 
 
-def _nnunet_label(result: Result, label: int) -> dict[str, float]:
+def _nnunet_label(result: Result, label: int | str) -> dict[str, float]:
     counts = {}
     for key, name in NNUNET_COUNTS.items():
         absent = result.voxels["scored"] if key == "TN" else 0

@@ -60,6 +60,8 @@ def _weights(task: Task) -> list[float] | None:
 
 def _is_smoothed(task: Task) -> bool:
     """Whether the sum over voxels needs more than -ln p of each true class."""
+    if not task.asks("cross_entropy", "dice_ce_loss"):
+        return False
     if task.parameters.get("label_smoothing", 0.0) > 0.0:
         return True
     return task.soft_truth and _weights(task) is not None
