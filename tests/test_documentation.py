@@ -5,6 +5,7 @@ import importlib
 import os
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 from io import StringIO
@@ -16,7 +17,7 @@ import streamloss
 from streamloss.catalogue import catalogue
 
 README = Path(__file__).parents[1] / "README.md"
-MARKS = ("tests", "benchmarks", "new metric", "Slurm", "Snakemake")
+MARKS = ("install", "tests", "by hand", "new metric")
 # A line of how long it took is another in every run.
 RATE = re.compile(r"voxels/s")
 MODULES = [
@@ -38,8 +39,8 @@ def test_the_code_blocks_of_the_readme_run_and_print_what_it_shows(tmp_path, mon
     """One after another in one folder, as a reader would.
 
     Python blocks are doctests. Of a console block every line with a `$` runs, and what is
-    shown below it is what it prints. Blocks marked by a comment are run elsewhere: the test
-    command by CI, the benchmarks by hand, a recipe by the test of its name.
+    shown below it is what it prints. Blocks marked by a comment are run elsewhere: how to
+    install and test by CI, the benchmarks by hand, the new metric by a test of its own.
     """
     monkeypatch.chdir(tmp_path)
     scripts = Path(sys.executable).parent
@@ -53,12 +54,37 @@ def test_the_code_blocks_of_the_readme_run_and_print_what_it_shows(tmp_path, mon
             test = doctest.DocTestParser().get_doctest(text, names, "README", str(README), 0)
             assert test.examples, text
             report = StringIO()
-            outcome = doctest.DocTestRunner().run(test, report.write, clear_globs=False)
+            outcome = doctest.DocTestRunner().run(test, out=report.write, clear_globs=False)
             assert not outcome.failed, report.getvalue()
             names = test.globs
         else:
             assert language == "console", text
             run_console(text)
+
+
+def test_the_new_metric_of_the_readme_is_found_everywhere(tmp_path):
+    (text,) = [text for mark, _, text in blocks() if mark == "new metric"]
+    package = Path(streamloss.__file__).parent
+    shutil.copytree(package, tmp_path / "streamloss", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "streamloss" / "metrics" / "markedness.py").write_text(text, encoding="utf-8")
+    use = (
+        "import numpy as np, streamloss as sl;"
+        "print(sl.markedness(np.array([0, 1, 1, 0, 1]), np.array([0, 1, 0, 0, 1])))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    def output(*arguments):
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    assert float(output("-c", use)) == pytest.approx(2 / 2 + 2 / 3 - 1)
+    assert "Markedness" in output("-m", "streamloss", "metrics", "markedness")
 
 
 def run_console(text):
