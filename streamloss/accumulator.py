@@ -153,6 +153,11 @@ class Accumulator:
         InvalidInputError
             If no chunk was added yet.
         """
+        if self._filled().asking() is not None:
+            raise InvalidInputError(
+                "exact=True needs to see the scores again, which an Accumulator cannot: use "
+                "streamloss.score, or leave exact out and take the error bound"
+            )
         return build_result(self._filled(), inputs={}, options={}, integrity={}, timing={})
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -111,7 +111,8 @@ class Partial:
             return
         if self.task.structures:
             for structure in self.task.structures:
-                self.parts.setdefault(structure.name, Partial(self.task.of_part()))
+                part = self.task.of_part(structure.name)
+                self.parts.setdefault(structure.name, Partial(part))
         elif not self.states:
             self.states = {s.name: s.empty(self.task) for s in self._statistics}
 
@@ -121,9 +122,9 @@ class Partial:
         if task.weighted:
             return cls(task)
         if task.structures:
-            part = task.of_part()
-            return cls(task, parts={s.name: cls.start(part, dtype) for s in task.structures})
-        return cls(task, tally=empty_tally(task, dtype))
+            names = [structure.name for structure in task.structures]
+            return cls(task, parts={n: cls.start(task.of_part(n), dtype) for n in names})
+        return cls(task, tally=None if task.questions else empty_tally(task, dtype))
 
     def __reduce__(self) -> tuple[type["Partial"], tuple[Any, ...]]:
         # Statistics hold functions and are found again by name where this is unpickled.
@@ -135,7 +136,7 @@ class Partial:
 
     @lazy
     def _score_limit(self) -> float:
-        return min(statistic.score_limit for statistic in self._statistics)
+        return min((statistic.score_limit for statistic in self._statistics), default=math.inf)
 
     def absorb(self, block: Block) -> None:
         """Add the voxels of a block.
@@ -254,6 +255,29 @@ class Partial:
             _joined(a.faults, b.faults),
             _sum(a.tally, b.tally),
         )
+
+    def asking(self) -> Task | None:
+        """Return the task of another pass over the data, None if no statistic needs one."""
+        asked: dict[str, Any] = {}
+        for name, part in self.parts.items():
+            task = part.asking()
+            if task is not None:
+                asked[name] = task.questions
+        for statistic in self._statistics if self.states else ():
+            question = statistic.ask(self.states[statistic.name], self.task)
+            if question is not None:
+                asked[statistic.name] = question
+        return replace(self.task, questions=asked) if asked else None
+
+    def learned(self, answer: "Partial") -> "Partial":
+        """Return the sum with what another pass, of the task that `asking` gave, found out."""
+        states = dict(self.states)
+        for statistic in self._statistics if self.states else ():
+            if statistic.learn is not None and statistic.name in answer.states:
+                found = answer.states[statistic.name]
+                states[statistic.name] = statistic.learn(states[statistic.name], found, answer.task)
+        parts = {name: part.learned(answer.parts[name]) for name, part in self.parts.items()}
+        return replace(self, states=states, parts=parts)
 
     def settled(self, dtype: np.dtype[Any]) -> "Partial":
         """Return the same sum with the tallied voxels, predictions of `dtype`, in the states."""

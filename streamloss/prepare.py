@@ -189,6 +189,13 @@ def _plan(
     raise AssertionError("unreachable: the loop returns or raises")
 
 
+def another_pass(run: Run, task: Task) -> Run:
+    """Return the run that answers the questions of a task."""
+    job = replace(run.job, task=task, known=[])
+    blocks, unstored = _blocks_to_read(job)
+    return replace(run, job=job, blocks=blocks, unstored=unstored)
+
+
 def _blocks_to_read(job: Job) -> tuple[NDArray[np.intp], tuple[Partial, int]]:
     """Choose the blocks of which anything is stored, and sum up a voxel of the others."""
     nothing = Partial(job.task), 0

@@ -15,7 +15,7 @@ import numpy as np
 from streamloss.errors import InvalidInputError
 from streamloss.executors import open_executor
 from streamloss.partial import Partial
-from streamloss.prepare import Run, prepare
+from streamloss.prepare import Run, another_pass, prepare
 from streamloss.result import MetricResult, Result, class_key
 from streamloss.scan import Job, scan
 from streamloss.slab import NEGATIVE, NO_CLASS, OUTSIDE_UNIT, Fault
@@ -173,6 +173,9 @@ def score(
         **parameters,
     )
     total = execute(run, executor, progress)
+    if total.faulty() is None:
+        while (task := total.asking()) is not None:
+            total = total.learned(execute(another_pass(run, task), executor, progress))
     job = run.job
     shape = job.truth.shape[-len(job.plan.region) :]
     raise_faults(total, shape, {role: volume.name for role, volume in job.arrays.items()})

@@ -231,6 +231,15 @@ class Statistic:
         Reads the voxels of each class in truth and in prediction from a state.
     custom_empty, custom_merge
         Replace the generic ones for a state that is not a fixed set of arrays.
+    ask
+        Returns what another pass over the data should find out, or None if all is known:
+        plain data that the answering statistic reads in `task.questions`.
+    answer
+        The statistic of that pass, named like this one.
+    learn
+        Returns the state with what the pass found out, from both states and the task.
+    spare_bytes
+        Memory that answers take beside the state.
     """
 
     name: str
@@ -245,6 +254,10 @@ class Statistic:
     class_voxels: Callable[[State], tuple[NDArray[np.int64], NDArray[np.int64]]] | None = None
     custom_empty: Callable[[Task], State] | None = None
     custom_merge: Callable[[State, State], State] | None = None
+    ask: Callable[[State, Task], Any] = lambda state, task: None
+    answer: "Statistic | None" = None
+    learn: Callable[[State, State, Task], State] | None = None
+    spare_bytes: Callable[[Task], int] = lambda task: 0
 
     def empty(self, task: Task) -> State:
         """Return the identity of `merge`."""
@@ -281,7 +294,8 @@ class Statistic:
 
     def state_bytes(self, task: Task) -> int:
         """Return the memory one state takes."""
-        return sum(part.nbytes for part in self.empty(task))
+        state: int = sum(part.nbytes for part in self.empty(task))
+        return state + self.spare_bytes(task)
 
 
 def _zeros(shape: Field, task: Task) -> NDArray[np.int64]:
@@ -356,8 +370,12 @@ def definitions(name: str) -> list[tuple[Statistic, Metric]]:
 def needed(task: Task) -> list[Statistic]:
     """Return the statistics a task's metrics are read from, each once.
 
-    With labels as truth the voxels of each class are always counted.
+    With labels as truth the voxels of each class are always counted. In a later pass, those
+    that answer its questions.
     """
+    if task.questions:
+        answers = (s.answer for s in discover().values() if s.name in task.questions)
+        return [statistic for statistic in answers if statistic is not None]
     asked = {*task.metrics}
     for name in task.metrics:
         asked.update(*(m.parts for _, m in definitions(name) if task.kind in m.kinds))

@@ -15,6 +15,10 @@ Kind = Literal["labels", "probabilities", "logits", "values"]
 KINDS: tuple[Kind, ...] = ("labels", "probabilities", "logits", "values")
 
 
+NOTHING: Mapping[str, Any] = {"": None}
+"""The questions of a pass in which no statistic asks anything."""
+
+
 @dataclass(frozen=True)
 class Classes:
     """The label values that are scored, in the order of their codes 0, 1, 2 ….
@@ -118,6 +122,9 @@ class Task:
         the other settings; none if there is one class to a voxel.
     weighted
         Whether a voxel counts as often as a volume of weights says.
+    questions
+        What statistics ask of another pass over the data, by their names; in a run of
+        structures by those of the structures first. Empty in the first pass.
     """
 
     kind: Kind
@@ -134,6 +141,7 @@ class Task:
     ignore_label: int | None = None
     structures: tuple[Structure, ...] = ()
     weighted: bool = False
+    questions: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def truth_has_channels(self) -> bool:
@@ -142,7 +150,7 @@ class Task:
             return not self.structures[0].labels
         return self.soft_truth and self.channels > 1
 
-    def of_part(self) -> "Task":
+    def of_part(self, name: str = "") -> "Task":
         """Return the settings of one part of a run of several: of a structure, or of a weight.
 
         What is left out is decided before voxels reach a part.
@@ -151,7 +159,9 @@ class Task:
             return replace(self, weighted=False, ignore_label=None)
         # Weights are those of the structures, and weigh their scores.
         own = {name: value for name, value in self.parameters.items() if name != "class_weights"}
-        return replace(self, structures=(), ignore_label=None, parameters=own)
+        # In a pass for other structures nothing is asked of this one.
+        asked = self.questions.get(name, NOTHING) if self.questions else {}
+        return replace(self, structures=(), ignore_label=None, parameters=own, questions=asked)
 
     @property
     def hard_truth(self) -> bool:

@@ -4,9 +4,9 @@ The bins are fine near 0 and near 1. Where a bin can hold unequal scores the are
 intervals: a value and its error bound. Thresholds are read from the same state elsewhere.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from streamloss._jit import float_bits, kernel
 from streamloss.averages import OVER_CLASSES, Ends, Presence, naive_mean, over_classes
+from streamloss.errors import InvalidInputError
 from streamloss.slab import Slab
 from streamloss.statistic import Field, Invariance, Metric, Parameter, Score, Statistic, number
 from streamloss.task import Kind, Task
@@ -25,6 +26,8 @@ _OCTAVES = 24
 _MIDDLE = 2.0**-6
 _LEAST = 2.0**-30
 _LEAST_BITS = int(np.float64(_LEAST).view(np.int64))
+MAX_SCORES = 2**22
+"""Scores that another pass holds at most; a bin with more stays an interval."""
 CURVE_POINTS = 200
 """Points that a curve is thinned to."""
 
@@ -40,6 +43,36 @@ class Ranking(NamedTuple):
     """
 
     counts: NDArray[np.int64]
+
+
+class Ordered(NamedTuple):
+    """A ranking of which the order within some bins is known from another pass.
+
+    Attributes
+    ----------
+    counts
+        As in `Ranking`.
+    known
+        By class code and bin, twice the pairs of the bin that are in the right order (a tie
+        is one), and the sum over its voxels of the class of the precision at their score.
+    """
+
+    counts: NDArray[np.int64]
+    known: dict[tuple[int, int], tuple[int, float]]
+
+
+class Scores(NamedTuple):
+    """The scores in the bins that a pass looks into, sorted.
+
+    Attributes
+    ----------
+    channels, values, positives
+        Channel, probability and whether the voxel is of the channel's class.
+    """
+
+    channels: NDArray[np.uint16]
+    values: NDArray[np.float64]
+    positives: NDArray[np.bool_]
 
 
 def resolution(task: Task) -> int:
@@ -91,7 +124,7 @@ def _count(
                 counts[k, 1 if codes[i] == code else 0, places[i]] += 1
 
 
-@lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=4)
 def edges(digits: int) -> NDArray[np.float64]:
     """Return the least probability that each bin can hold."""
     steps = 1 << digits
@@ -115,15 +148,18 @@ class Histogram(NamedTuple):
         Least probability of each of these bins.
     tied
         Whether the scores in a bin are all equal.
+    known
+        What `Ordered` knows of each of these bins, by its place here.
     """
 
     positives: NDArray[np.int64]
     negatives: NDArray[np.int64]
     thresholds: NDArray[np.float64]
     tied: NDArray[np.bool_]
+    known: dict[int, tuple[int, float]]
 
 
-def histogram(state: Ranking, code: int, task: Task) -> Histogram:
+def histogram(state: Ranking | Ordered, code: int, task: Task) -> Histogram:
     """Return the histogram of a class against the rest."""
     digits = resolution(task)
     thresholds = edges(digits)
@@ -137,7 +173,12 @@ def histogram(state: Ranking, code: int, task: Task) -> Histogram:
         positives, negatives = state.counts[0][:, ::-1]
         tied = tied[::-1]
     filled = np.flatnonzero(positives + negatives)[::-1]
-    return Histogram(positives[filled], negatives[filled], thresholds[filled], tied[filled])
+    known = {}
+    if isinstance(state, Ordered):
+        for place, bin_number in enumerate(filled.tolist()):
+            if (code, bin_number) in state.known:
+                known[place] = state.known[code, bin_number]
+    return Histogram(positives[filled], negatives[filled], thresholds[filled], tied[filled], known)
 
 
 def _tied(task: Task) -> NDArray[np.bool_]:
@@ -166,10 +207,11 @@ def interval(low: float, high: float) -> tuple[float, float]:
 def _auroc(h: Histogram, task: Task) -> tuple[float, float]:
     positives, negatives = h.positives.tolist(), h.negatives.tolist()
     above = twice = open_pairs = 0
-    for p, n, tied in zip(positives, negatives, h.tied.tolist(), strict=True):
-        twice += n * (2 * above + p)
+    for place, (p, n, tied) in enumerate(zip(positives, negatives, h.tied.tolist(), strict=True)):
+        inside = h.known[place][0] if place in h.known else n * p
+        twice += 2 * n * above + inside
         above += p
-        open_pairs += 0 if tied else n * p
+        open_pairs += 0 if tied or place in h.known else n * p
     pairs = 2 * above * sum(negatives)
     if not pairs:
         return math.nan, math.nan
@@ -181,16 +223,20 @@ def _average_precision(h: Histogram, task: Task) -> tuple[float, float]:
     tp, fp = np.cumsum(p), np.cumsum(n)
     if not p.size or tp[-1] == 0:
         return math.nan, math.nan
-    kept = p > 0
-    p, n, tp, fp, tied = p[kept], n[kept], tp[kept], fp[kept], h.tied[kept]
     precise = p * tp / (tp + fp)
+    # A voxel alone in its bin has no order.
+    tied = h.tied | (p + n == 1)
+    for place, (_, precision) in h.known.items():
+        precise[place], tied[place] = precision, True
+    kept = p > 0
+    p, n, tp, fp = p[kept], n[kept], tp[kept], fp[kept]
+    tied, precise = tied[kept], precise[kept]
     # At best all positives of a bin come first and together. At worst each comes alone after
     # all negatives: a sum over i of (a + i) / (a + i + c), with sum 1 / (x + i) bounded by an
     # integral, as 1 / x is convex.
     best = p * tp / (tp + fp - n)
     before = tp - p
     worst = p - fp * np.log1p(p / (before + fp + 0.5))
-    # Where a bin holds positives only they come in an unknown order: alone at worst, tied at best.
     low = math.fsum(np.where(tied, precise, worst)) / tp[-1]
     high = math.fsum(np.where(tied, precise, best)) / tp[-1]
     if tied.all():
@@ -248,6 +294,101 @@ def class_scores(
         error_bound=[0.0 if math.isnan(bound) else bound for _, bound in found],
         ends=Ends(),
     )
+
+
+def _find(state: Scores, slab: Slab, task: Task) -> Scores:
+    """Collect the scores of a slab in the bins that are looked into."""
+    wanted = task.questions["ranking"]
+    least = edges(resolution(task))
+    found = [state]
+    for channel, row in enumerate(slab.probabilities):
+        chosen = wanted[channel][np.searchsorted(least, row, "right") - 1]
+        code = channel if task.channels > 1 else 1
+        values = row[chosen].astype(np.float64)
+        channels = np.full(values.size, channel, np.uint16)
+        found.append(Scores(channels, values, slab.truth[chosen] == code))
+    return functools.reduce(_join, found)
+
+
+def _join(a: Scores, b: Scores) -> Scores:
+    channels = np.concatenate([a.channels, b.channels])
+    values = np.concatenate([a.values, b.values])
+    positives = np.concatenate([a.positives, b.positives])
+    order = np.lexsort((positives, values, channels))
+    return Scores(channels[order], values[order], positives[order])
+
+
+def _no_scores(task: Task) -> Scores:
+    return Scores(np.empty(0, np.uint16), np.empty(0), np.empty(0, np.bool_))
+
+
+def _ask(state: Ranking | Ordered, task: Task) -> NDArray[np.bool_] | None:
+    """Choose the bins to look into, those first whose order could matter most."""
+    if not task.parameters.get("exact"):
+        return None
+    known = state.known if isinstance(state, Ordered) else {}
+    negatives, positives = state.counts[:, 0], state.counts[:, 1]
+    voxels = negatives + positives
+    matters = negatives.astype(np.float64) * positives
+    # A bin of positives only matters to the precision of each.
+    both = task.channels == 1 and 0 in task.classes.scored
+    matters = np.maximum(matters, (voxels > 1) & ((positives > 0) | both)) * ~_tied(task)
+    for code, place in known:
+        matters[code if task.channels > 1 else 0, place] = 0.0
+    matters[voxels > MAX_SCORES] = 0.0
+    order = np.argsort(-matters, axis=None, kind="stable")
+    order = order[: int(np.count_nonzero(matters))]
+    within = order[np.cumsum(voxels.reshape(-1)[order]) <= MAX_SCORES]
+    if not within.size:
+        return None
+    chosen = np.zeros(matters.size, np.bool_)
+    chosen[within] = True
+    return chosen.reshape(matters.shape)
+
+
+def _learn(state: Ranking | Ordered, found: Scores, task: Task) -> Ordered:
+    """Count the pairs, and sum the precisions, of the bins that were looked into."""
+    known = dict(state.known) if isinstance(state, Ordered) else {}
+    least = edges(resolution(task))
+    for channel in range(len(state.counts)):
+        of_channel = found.channels == channel
+        values, hits = found.values[of_channel], found.positives[of_channel]
+        places = np.searchsorted(least, values, "right") - 1
+        starts = np.flatnonzero(np.diff(places, prepend=-1))
+        codes = (channel,) if task.channels > 1 else task.classes.scored
+        for code in codes:
+            negatives, positives = state.counts[channel]
+            mirrored = task.channels == 1 and code == 0
+            if mirrored:
+                negatives, positives = positives[::-1], negatives[::-1]
+            above = [part.sum() - np.cumsum(part) for part in (positives, negatives)]
+            for start, stop in zip(starts, [*starts[1:], len(places)], strict=True):
+                v, y, place = values[start:stop], hits[start:stop], int(places[start])
+                if mirrored:
+                    v, y, place = 1.0 - v, ~y, len(least) - 1 - place
+                tp, fp = (int(part[place]) for part in above)
+                known[code, place] = _inside(v, y, tp, fp)
+    return Ordered(state.counts, known)
+
+
+def _inside(
+    values: NDArray[np.float64], hits: NDArray[np.bool_], tp: int, fp: int
+) -> tuple[int, float]:
+    """Return twice the pairs in order, and the sum of precisions, of the scores in one bin."""
+    _, groups = np.unique(-values, return_inverse=True)
+    p, n = np.bincount(groups[hits]), np.bincount(groups[~hits])
+    size = max(len(p), len(n))
+    p, n = np.pad(p, (0, size - len(p))), np.pad(n, (0, size - len(n)))
+    before = np.cumsum(p) - p
+    twice = int((n * (2 * before + p)).sum())
+    hits_above, all_above = tp + np.cumsum(p), tp + fp + np.cumsum(p + n)
+    return twice, math.fsum(p * hits_above / np.maximum(all_above, 1))
+
+
+def validate(task: Task) -> None:
+    """Refuse an exact ranking of weighted voxels."""
+    if task.parameters.get("exact") and task.weighted:
+        raise InvalidInputError("exact=True cannot be combined with weights of voxels")
 
 
 def _curve(
@@ -335,6 +476,21 @@ def reference(
     }
 
 
+def _switch(value: Any) -> bool:
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    text = str(value).lower()
+    if text not in words:
+        raise ValueError("expected true or false")
+    return words[text]
+
+
+_EXACT = Parameter(
+    "exact",
+    False,
+    _switch,
+    "read float scores again, as often as need be, to make auroc and average_precision exact "
+    "[default: no]",
+)
 _MAX_FPR = Parameter(
     "max_fpr",
     0.1,
@@ -370,7 +526,21 @@ STATISTIC = Statistic(
     fields={"counts": Field(("channel", 2, bins))},
     update=update,
     reference=reference,
+    validate=validate,
     score_limit=2.0**16,
+    ask=_ask,
+    answer=Statistic(
+        name="ranking",
+        state=Scores,
+        update=_find,
+        metrics=(),
+        custom_empty=_no_scores,
+        custom_merge=_join,
+        score_limit=2.0**16,
+    ),
+    learn=_learn,
+    # Scores of 11 bytes, and as much again to sort them.
+    spare_bytes=lambda task: 22 * MAX_SCORES if task.parameters.get("exact") else 0,
     metrics=(
         _metric(
             "auroc",
@@ -381,6 +551,7 @@ STATISTIC = Statistic(
             "scikit-learn roc_auc_score; Hanley and McNeil 1982, "
             "doi:10.1148/radiology.143.1.7063747",
             default_for=("probabilities",),
+            parameters=(_EXACT,),
             differs="torchmetrics with thresholds=N and MONAI approximate without a bound",
         ),
         _metric(
@@ -390,6 +561,7 @@ STATISTIC = Statistic(
             "sum over thresholds from high to low of (R_n - R_(n-1)) P_n; P, R: precision and "
             "recall of the voxels at or above a threshold",
             "scikit-learn average_precision_score",
+            parameters=(_EXACT,),
             empties="class not in the truth: undefined",
             differs="the trapezoidal area under the curve, which is too optimistic",
         ),

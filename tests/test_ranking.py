@@ -1,0 +1,183 @@
+"""Areas, thresholds and calibration: golden numbers, exact codes, certain intervals."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import streamloss as sl
+from streamloss.metrics import ranking
+from tests.strategies import chunk_grids, unit_values
+from tests.test_laws import as_zarr, payload
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "ranking.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("entry", GOLDEN["cases"], ids=lambda entry: entry["name"])
+def test_the_numbers_are_those_of_scikit_learn_and_torchmetrics(entry):
+    truth = np.array(entry["truth"], np.uint8)
+    prediction = np.array(entry["prediction"], entry["dtype"])
+    result = sl.score(truth, prediction, metrics=list(entry["expected"]), **entry["options"])
+    for name, expected in entry["expected"].items():
+        # torchmetrics sums in single precision.
+        slack = 1e-6 if "torchmetrics" in entry["source"] else 1e-12
+        assert abs(result[name].value - expected) <= result[name].error_bound + slack, name
+
+
+def naive_auroc(truth, scores):
+    positives, negatives = scores[truth == 1][:, np.newaxis], scores[truth == 0]
+    pairs = (positives > negatives).sum() + (positives == negatives).sum() / 2
+    return pairs / (positives.size * negatives.size)
+
+
+@st.composite
+def scored_volumes(draw, dtypes=("f2", "f4", "f8")):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    truth = (rng.random(60) < 0.4).astype(np.uint8)
+    truth[:2] = 0, 1
+    scores = unit_values(rng, 60, draw(st.sampled_from(dtypes)))
+    if draw(st.booleans()):
+        # Neighbours in one bin, of which a single look cannot tell the order.
+        scores = (0.5 + rng.integers(-20, 20, 60) * 2.0**-22).astype(scores.dtype)
+    return truth, scores
+
+
+@given(volume=scored_volumes())
+def test_the_area_lies_within_its_error_bound(volume):
+    truth, scores = volume
+    got = sl.score(truth, scores, metrics="auroc")["auroc"]
+    assert abs(got.value - naive_auroc(truth, scores.astype(float))) <= got.error_bound + 1e-15
+
+
+@given(volume=scored_volumes(), data=st.data())
+def test_another_look_makes_the_area_exact(volume, data):
+    truth, scores = volume
+    metrics = "auroc,average_precision"
+    chunks = data.draw(chunk_grids(truth.shape))
+    result = sl.score(
+        as_zarr(truth, chunks), as_zarr(scores, chunks), metrics=metrics, exact=True, workers=2
+    )
+    assert result["auroc"].error_bound == 0.0
+    assert result["auroc"].value == pytest.approx(
+        naive_auroc(truth, scores.astype(float)), abs=1e-15
+    )
+    assert result["average_precision"].error_bound < 1e-14
+    assert payload(result) == payload(sl.score(truth, scores, metrics=metrics, exact=True))
+
+
+@given(volume=scored_volumes(["f4", "f8"]))
+def test_looking_again_and_again_ends_with_the_same_bits(volume):
+    truth, scores = volume
+    options = {"metrics": "auroc,average_precision", "exact": True}
+    expected = payload(sl.score(truth, scores, **options))
+    with pytest.MonkeyPatch.context() as patch:
+        places = np.searchsorted(ranking.edges(11), scores.astype(float), "right")
+        largest = np.unique(places, return_counts=True)[1].max()
+        patch.setattr(ranking, "MAX_SCORES", int(largest))
+        assert payload(sl.score(truth, scores, **options)) == expected
+
+
+@given(volume=scored_volumes(["f2"]))
+def test_sixteen_bits_are_exact_at_once(volume):
+    truth, scores = volume
+    got = sl.score(truth, scores, metrics="auroc,average_precision")
+    assert got["auroc"].error_bound == 0.0
+    assert got["auroc"].value == pytest.approx(naive_auroc(truth, scores.astype(float)), abs=1e-15)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_every_code_of_an_integer_type_has_a_bin_of_its_own(dtype):
+    codes = np.arange(np.iinfo(dtype).max + 1) / np.iinfo(dtype).max
+    places = np.searchsorted(ranking.edges(11), codes, "right")
+    assert len(np.unique(places)) == len(codes)
+
+
+def test_every_half_float_has_a_bin_of_its_own():
+    halves = np.arange(0x3C01, dtype=np.uint16).view(np.float16).astype(float)
+    places = np.searchsorted(ranking.edges(11), halves, "right")
+    assert len(np.unique(places)) == len(halves)
+
+
+@given(volume=scored_volumes(["f2"]), data=st.data())
+def test_increasing_maps_of_codes_leave_the_area_alone(volume, data):
+    truth, _ = volume
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    codes = rng.integers(0, 40, truth.shape).astype(np.uint8)
+    mapping = np.sort(rng.choice(256, 40, replace=False)).astype(np.uint8)
+    options = {"kind": "probabilities", "metrics": "auroc,average_precision"}
+    before = sl.score(truth, codes, **options).to_dict()["metrics"]
+    assert sl.score(truth, mapping[codes], **options).to_dict()["metrics"] == before
+
+
+@given(volume=scored_volumes(["f2"]))
+def test_the_area_of_the_complement_is_the_complement(volume):
+    truth, scores = volume
+    codes = np.round(scores.astype(float) * 255).astype(np.uint8)
+    options = {"kind": "probabilities"}
+    area = sl.auroc(truth, codes, **options)
+    assert sl.auroc(truth, 255 - codes, **options) == pytest.approx(1 - area, abs=1e-15)
+    assert sl.auroc(1 - truth, codes, **options) == pytest.approx(1 - area, abs=1e-15)
+
+
+@given(volume=scored_volumes())
+def test_the_best_threshold_gives_the_score_it_promises(volume):
+    truth, scores = volume
+    result = sl.score(truth, scores, metrics="best_threshold_dice,threshold_curve")
+    best = result["best_threshold_dice"]
+    promised = best.details["1"]["score"]
+    cut = (scores.astype(float) >= best.value).astype(np.uint8)
+    assert sl.dice(truth, cut, classes=2) == pytest.approx(promised, abs=1e-12)
+    assert result["threshold_curve"].value <= promised + 1e-12
+
+
+def test_a_curve_over_thresholds_is_every_metric_of_the_decisions():
+    rng = np.random.default_rng(2)
+    truth = (rng.random(400) < 0.3).astype(np.uint8)
+    scores = np.clip(0.3 * truth + 0.7 * rng.random(400), 0, 1).astype(np.float32)
+    curve = sl.score(truth, scores, metrics="threshold_curve")["threshold_curve"].details["1"]
+    for place in (0, 17, 50, 93):
+        cut = (scores.astype(float) >= curve["threshold"][place]).astype(np.uint8)
+        for name in ("dice", "iou", "specificity", "youden_j", "recall"):
+            expected = sl.score(truth, cut, metrics=name, classes=2)[name].value
+            got = curve[name][place]
+            assert got == expected or (got is None and math.isnan(expected)), (name, place)
+
+
+def test_a_volume_of_one_class_has_no_ranking():
+    for truth in (np.zeros(5, np.uint8), np.ones(5, np.uint8)):
+        result = sl.score(truth, np.linspace(0, 1, 5), metrics="auroc,partial_auroc,roc_curve")
+        assert all(math.isnan(metric.value) for metric in result.metrics.values())
+
+
+def test_a_perfectly_calibrated_forecast_has_no_error_and_its_parts_add_up():
+    truth = np.repeat([0, 1, 0, 1], [90, 10, 30, 70]).astype(np.uint8)
+    forecast = np.repeat([0.1, 0.7], 100)
+    result = sl.score(
+        truth,
+        forecast,
+        metrics="expected_calibration_error,brier_reliability,brier_resolution,"
+        "brier_uncertainty,brier_score",
+        bins=10,
+    )
+    assert result["expected_calibration_error"].value == pytest.approx(0, abs=1e-11)
+    parts = [result[f"brier_{part}"].value for part in ("reliability", "resolution", "uncertainty")]
+    assert parts[0] - parts[1] + parts[2] == pytest.approx(result["brier_score"].value, abs=1e-11)
+
+
+def test_exact_needs_the_data_again():
+    accumulator = sl.Accumulator("auroc", exact=True)
+    accumulator.update(np.array([0, 1, 1, 0]), np.array([0.5, 0.5 + 2**-30, 0.2, 0.1]))
+    with pytest.raises(sl.InvalidInputError, match="exact=True needs to see the scores again"):
+        accumulator.compute()
+    with pytest.raises(sl.InvalidInputError, match="cannot be combined with weights"):
+        sl.score(
+            np.array([0, 1]),
+            np.array([0.1, 0.2]),
+            weights=np.array([1, 2]),
+            metrics="auroc",
+            exact=True,
+        )
