@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -359,12 +359,21 @@ def metric_names() -> list[str]:
 
 def definitions(name: str) -> list[tuple[Statistic, Metric]]:
     """Return the statistics that yield a metric, with its definition there."""
-    return [
-        (statistic, metric)
-        for statistic in discover().values()
-        for metric in statistic.metrics
-        if metric.name == name
-    ]
+    return _by_name(_discovered()).get(name, [])
+
+
+def _by_name(statistics: tuple[Statistic, ...]) -> dict[str, list[tuple[Statistic, Metric]]]:
+    """Return the definitions of all metrics, made once for one registry."""
+    if _index.get("of") is not statistics:
+        found: dict[str, list[tuple[Statistic, Metric]]] = {}
+        for statistic in statistics:
+            for metric in statistic.metrics:
+                found.setdefault(metric.name, []).append((statistic, metric))
+        _index.update({"of": statistics, "found": found})
+    return cast(dict[str, list[tuple[Statistic, Metric]]], _index["found"])
+
+
+_index: dict[str, Any] = {}
 
 
 def needed(task: Task) -> list[Statistic]:

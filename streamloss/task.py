@@ -158,7 +158,7 @@ class Task:
         if self.weighted:
             return replace(self, weighted=False, ignore_label=None)
         # Weights are those of the structures, and weigh their scores.
-        own = {name: value for name, value in self.parameters.items() if name != "class_weights"}
+        own = {n: None if n == "class_weights" else v for n, v in self.parameters.items()}
         # In a pass for other structures nothing is asked of this one.
         asked = self.questions.get(name, NOTHING) if self.questions else {}
         return replace(self, structures=(), ignore_label=None, parameters=own, questions=asked)
