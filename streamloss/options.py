@@ -128,7 +128,9 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """Return a hint at the nearest known name, or at all of them."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(names)}"
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"known: {', '.join(names[:12])}{' …' if len(names) > 12 else ''}"
 
 
 def parse_metrics(metrics: Any) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ def refused(call, *parts, error=sl.InvalidInputError):
     """Assert that a call raises one sentence that holds all parts; return it."""
     with pytest.raises(sl.StreamlossError) as caught:
         call()
-    assert type(caught.value) is error
+    assert isinstance(caught.value, error)
     text = str(caught.value)
     assert text
     assert "\n" not in text
