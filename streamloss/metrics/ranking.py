@@ -550,7 +550,6 @@ STATISTIC = Statistic(
             "the higher score; ties count 1/2",
             "scikit-learn roc_auc_score; Hanley and McNeil 1982, "
             "doi:10.1148/radiology.143.1.7063747",
-            default_for=("probabilities",),
             parameters=(_EXACT,),
             differs="torchmetrics with thresholds=N and MONAI approximate without a bound",
         ),
