@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from streamloss._jit import float_bits, kernel
 from streamloss.averages import OVER_CLASSES, Ends, Presence, naive_mean, over_classes
 from streamloss.errors import InvalidInputError
+from streamloss.losses import switch
 from streamloss.slab import Slab
 from streamloss.statistic import Field, Invariance, Metric, Parameter, Score, Statistic, number
 from streamloss.task import Kind, Task
@@ -476,18 +477,10 @@ def reference(
     }
 
 
-def _switch(value: Any) -> bool:
-    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    text = str(value).lower()
-    if text not in words:
-        raise ValueError("expected true or false")
-    return words[text]
-
-
 _EXACT = Parameter(
     "exact",
     False,
-    _switch,
+    switch,
     "read float scores again, as often as need be, to make auroc and average_precision exact "
     "[default: no]",
 )

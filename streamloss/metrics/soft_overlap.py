@@ -15,6 +15,7 @@ from streamloss import exact
 from streamloss.averages import OVER_CLASSES, Ends, Presence, naive_mean, over_classes
 from streamloss.losses import choice, log_cosh, power
 from streamloss.metrics.moments import OVERLAP, Moments
+from streamloss.metrics.ranking import class_probabilities
 from streamloss.statistic import Metric, Parameter, Readings, Score, number
 from streamloss.task import Task
 
@@ -244,17 +245,12 @@ def whole_distributions(
     truth: NDArray[Any], prediction: NDArray[Any], task: Task
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return probabilities and truth of every class, (classes, n), from whole arrays."""
-    p = prediction.astype(np.float64)
-    if task.kind == "logits":
-        e = np.exp(p - p.max(axis=0)) if task.channels > 1 else np.exp(-np.abs(p))
-        p = e / e.sum(axis=0) if task.channels > 1 else np.where(p >= 0, 1, e) / (1 + e)
+    p = class_probabilities(prediction, task)
     if task.hard_truth:
         y = (truth == np.arange(len(task.classes))[:, np.newaxis]).astype(np.float64)
     else:
         y = truth.astype(np.float64)
         y = np.concatenate([1 - y, y]) if task.channels == 1 else y
-    if task.channels == 1:
-        p = np.concatenate([1 - p, p])
     return p, y
 
 
