@@ -223,3 +223,70 @@ def test_a_metric_of_labels_has_the_invariances_it_declares(name, data):
     for key in invariances - {"monotone_scores"}:
         again = changed[key]()
         assert same(before, again) or before == pytest.approx(again, rel=1e-12), key
+
+
+SCORE_METRICS = [
+    name
+    for name in metric_names()
+    for _, metric in definitions(name)
+    if {"probabilities", "logits"} & set(metric.kinds)
+]
+
+
+def kind_of(name):
+    kinds = [kind for _, metric in definitions(name) for kind in metric.kinds]
+    return "probabilities" if "probabilities" in kinds else "logits"
+
+
+@pytest.mark.parametrize("name", SCORE_METRICS)
+@given(seed=st.integers(0, 2**32))
+def test_a_metric_of_scores_has_the_invariances_it_declares(name, seed):
+    rng = np.random.default_rng(seed)
+    truth = runs_of(rng, [0, 1, 2], (30,)).astype(np.uint8)
+    scores = rng.random((3, 30)) * (1 if kind_of(name) == "logits" else 0.5)
+    options = {"metrics": name, "kind": kind_of(name)}
+    before = sl.score(truth, scores, **options)[name]
+
+    def after(truth, scores):
+        return sl.score(truth, scores, **options)[name]
+
+    changed = {
+        "duplication": lambda: after(np.tile(truth, 2), np.tile(scores, 2)),
+        # Classes 1 and 2 change their names; the background keeps its own.
+        "class_permutation": lambda: after(np.array([0, 2, 1])[truth], scores[[0, 2, 1]]),
+        "true_negatives": lambda: after(
+            np.append(truth, np.zeros(9, np.uint8)),
+            np.concatenate([scores, np.tile([[1.0], [0.0], [0.0]], 9)], axis=1),
+        ),
+    }
+    for key in definition(name).invariances & set(changed):
+        again = changed[key]()
+        slack = 0.0 if math.isnan(before.value) else before.error_bound + again.error_bound
+        close = pytest.approx(again.value, rel=1e-9, abs=slack + 1e-12)
+        assert same(before.value, again.value) or before.value == close, key
+
+
+LOSSES = [
+    name
+    for name in SCORE_METRICS
+    if definition(name).higher_is_better is False
+    and ("reduction" in definition(name).options or name.endswith("_loss"))
+]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@given(seed=st.integers(0, 2**32))
+def test_a_loss_falls_when_a_score_moves_towards_the_truth(name, seed):
+    rng = np.random.default_rng(seed)
+    truth = (rng.random(20) < 0.5).astype(np.uint8)
+    truth[:2] = 0, 1
+    scores = rng.uniform(0.05, 0.95, 20)
+    if kind_of(name) == "logits":
+        scores = 6 * scores - 3
+    place = int(rng.integers(20))
+    nearer = scores.copy()
+    nearer[place] += 0.04 if truth[place] == 1 else -0.04
+    options = {"metrics": name, "kind": kind_of(name)}
+    before = sl.score(truth, scores, **options)[name]
+    after = sl.score(truth, nearer, **options)[name]
+    assert after.value <= before.value + after.error_bound + before.error_bound
