@@ -1,6 +1,7 @@
 """Regions, multi-label channels and voxel weights: one rule for every metric."""
 
 import math
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -98,6 +99,12 @@ def test_regions_do_not_depend_on_chunks_splits_or_workers(data):
     for box in data.draw(splits(truth.shape)):
         accumulator.update(truth[box], prediction[(..., *box)])
     assert payload(accumulator.compute()) == expected
+    with TemporaryDirectory() as folder:
+        accumulator.save(f"{folder}/part.slstate")
+        loaded = sl.Accumulator.load(f"{folder}/part.slstate")
+    assert payload(loaded.compute()) == expected
+    loaded.merge(accumulator)
+    assert loaded.compute().voxels["scored"] == 2 * truth.size
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
