@@ -1,6 +1,7 @@
 """The notebooks run from top to bottom on small sizes, and are stored without outputs."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,9 +26,15 @@ finally:
 @every_notebook
 def test_a_notebook_runs_and_draws(path, tmp_path):
     done = tmp_path / path.name
+    scripts = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+        "STREAMLOSS_NOTEBOOK_SIZE": "48",
+    }
     run = subprocess.run(
         [sys.executable, "-c", EXECUTE, path, done],
-        env={**os.environ, "STREAMLOSS_NOTEBOOK_SIZE": "48"},
+        env=environment,
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -40,6 +47,9 @@ def test_a_notebook_runs_and_draws(path, tmp_path):
         for output in cell.get("outputs", ())
     ]
     assert not [output for output in outputs if output.get("name") == "stderr"]
+    # A command line that fails raises nothing in a notebook.
+    printed = "".join(output.get("text", "") for output in outputs)
+    assert not re.search(r"^error:|not found", printed, re.MULTILINE), printed
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
 
 
