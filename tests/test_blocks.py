@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamloss.blocks import format_bytes, plan, widen
+from streamloss.blocks import _decodes, format_bytes, plan, widen
 from streamloss.errors import InvalidInputError
 
 
@@ -49,6 +49,23 @@ def test_no_chunk_is_read_twice_where_memory_and_workers_allow(problem):
     for chunks in grids:
         for part, size, chunk in zip(region, made.block_shape, chunks, strict=True):
             assert size % chunk == 0 or size >= part.stop
+
+
+@given(problems(), st.data())
+def test_voxels_decoded_are_those_of_the_chunks_that_each_block_touches(problem, data):
+    shape, region, grids = problem
+    blocks = tuple(data.draw(st.integers(1, size)) for size in shape)
+    expected = 0
+    for chunks in grids:
+        touched = [
+            sum(
+                -(-min(start + size, part.stop) // chunk) - max(start, part.start) // chunk
+                for start in range(part.start // size * size, part.stop, size)
+            )
+            for part, size, chunk in zip(region, blocks, chunks, strict=True)
+        ]
+        expected += math.prod(touched) * math.prod(chunks)
+    assert _decodes(region, blocks, grids) == expected
 
 
 @given(problems(), st.integers(0, 2**32))
