@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from streamloss.batching import Batch, batch
     from streamloss.cases import Case, find_cases, read_manifest
     from streamloss.comparison import Comparison, compare
+    from streamloss.merging import merge
     from streamloss.result import MetricResult, Result
     from streamloss.scoring import score
     from streamloss.study import Study
@@ -33,6 +34,7 @@ _LAZY = {
     "batch": "batching",
     "compare": "comparison",
     "find_cases": "cases",
+    "merge": "merging",
     "read_manifest": "cases",
     "score": "scoring",
 }
@@ -51,6 +53,7 @@ __all__ = [
     "batch",
     "compare",
     "find_cases",
+    "merge",
     "read_manifest",
     "score",
 ]

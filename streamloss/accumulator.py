@@ -3,17 +3,19 @@
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamloss.errors import InvalidInputError
+from streamloss.faults import raise_faults
 from streamloss.options import ArrayFacts, check_keywords, parse_metrics, settle
 from streamloss.partial import Block, Partial
 from streamloss.result import Result
-from streamloss.scoring import build_result, raise_faults
-from streamloss.state import load_partial, save_partial
+from streamloss.scoring import build_result
+from streamloss.state import load_sum, save_sum
 from streamloss.stores import open_volume
 from streamloss.task import Task
 
@@ -162,7 +164,7 @@ class Accumulator:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything added up so far to a state file."""
-        save_partial(self._filled(), path)
+        save_sum(Path(path), self._filled())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Accumulator":
@@ -173,7 +175,7 @@ class Accumulator:
         InvalidInputError
             If the file is missing, truncated, changed or something else.
         """
-        partial = load_partial(path)
+        partial = load_sum(path).partial
         task, table = partial.task, partial.task.classes
         accumulator = cls(
             task.metrics,

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streamloss import exports, result
-from streamloss.cases import Case, choose_shard, fingerprint, refuse_duplicates
+from streamloss import exports, fingerprints, result
+from streamloss.cases import Case, choose_shard, refuse_duplicates
 from streamloss.errors import InvalidInputError
 from streamloss.executors import available_workers
 from streamloss.lanes import Outcome, run_case, run_lanes
@@ -245,7 +245,10 @@ def _fingerprints(case: Case, options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "schema": result.SCHEMA,
         "options": json.loads(json.dumps(kept, sort_keys=True, default=str)),
-        **{role: None if path is None else fingerprint(path) for role, path in roles.items()},
+        **{
+            role: None if path is None else fingerprints.of_source(path)
+            for role, path in roles.items()
+        },
     }
 
 

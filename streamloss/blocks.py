@@ -165,6 +165,20 @@ def plan(
             if math.prod(larger) > target_voxels or cost(larger) > limit:
                 break
             shape = larger
+    return cut(region, shape, chunk_grids, cost)
+
+
+def cut(
+    region: Region,
+    shape: tuple[int, ...],
+    chunk_grids: Sequence[tuple[int, ...]],
+    cost: Callable[[tuple[int, ...]], int],
+) -> Plan:
+    """Return the plan with blocks of some shape. Parameters as `plan`."""
+    common = tuple(
+        min(math.lcm(*sizes), part.stop)
+        for sizes, part in zip(zip(*chunk_grids, strict=True), region, strict=True)
+    )
     once = _decodes(region, common, chunk_grids)
     return Plan(region, shape, cost(shape), _decodes(region, shape, chunk_grids) > once)
 

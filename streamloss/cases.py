@@ -5,7 +5,6 @@ lists files, with sizes and times, and reads none of them.
 """
 
 import csv
-import hashlib
 import os
 import re
 import tomllib
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from streamloss.errors import InvalidInputError
+from streamloss.fingerprints import URL
+from streamloss.shards import parse_shard
 
 SUFFIXES = (
     *(".ome.zarr.zip", ".ome.zarr", ".zarr.zip", ".zarr", ".zip", ".ozx", ".n5"),
@@ -25,7 +26,6 @@ SUFFIXES = (
 
 _COLUMNS = ("case", "truth", "prediction", "mask", "group", "model")
 _METADATA = ("zarr.json", ".zarray", ".zgroup", "attributes.json", "info")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _manifest_case(row: Any, where: str, folder: Path) -> Case:
         if not cells.get(key):
             raise InvalidInputError(f"{where} lacks its {key}")
     places = {
-        role: cells[role] if _URL.match(cells[role]) else os.fspath(folder / cells[role])
+        role: cells[role] if URL.match(cells[role]) else os.fspath(folder / cells[role])
         for role in ("truth", "prediction", "mask")
         if cells.get(role)
     }
@@ -188,45 +188,8 @@ def choose_shard(cases: Sequence[Case], shard: str | None) -> list[Case]:
     """
     if shard is None:
         return list(cases)
-    found = re.fullmatch(r"(\d+)/(\d+)", shard)
-    if found is None or int(found[1]) >= int(found[2]):
-        raise InvalidInputError(f"shard must be i/N with i from 0 to N - 1, got {shard!r}")
-    return list(cases[int(found[1]) :: int(found[2])])
-
-
-def fingerprint(source: str) -> dict[str, Any]:
-    """Return what tells whether a volume has changed: its path and a digest of its files.
-
-    The digest covers the name, size and time of change of every file, metadata and
-    chunks, none of which is read. Of a URL only the address is known.
-    """
-    if _URL.match(source):
-        return {"path": source, "files": None, "bytes": None, "digest": None}
-    path = Path(source).expanduser()
-    # An array inside a Zip file or a group is a path that ends within it.
-    digest, count, size = hashlib.sha256(), 0, 0
-    for name, facts in sorted(_files(path)):
-        digest.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
-        count, size = count + 1, size + facts.st_size
-    return {
-        "path": os.fspath(path.resolve()),
-        "files": count,
-        "bytes": size,
-        "digest": digest.hexdigest(),
-    }
-
-
-def _files(path: Path) -> Iterable[tuple[str, os.stat_result]]:
-    if path.is_file():
-        yield "", path.stat()
-    pending = [path] if path.is_dir() else []
-    while pending:
-        with os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir():
-                    pending.append(Path(entry.path))
-                else:
-                    yield os.path.relpath(entry.path, path), entry.stat()
+    part = parse_shard(shard)
+    return list(cases[part.number :: part.total])
 
 
 def _volumes(folder: str | os.PathLike[str], role: str) -> dict[str, str]:

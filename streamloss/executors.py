@@ -1,35 +1,46 @@
 """Ways to run one function over many runs of blocks, results in order.
 
-Each executor is a context manager that yields a `map`. Nothing here knows what
+Each executor is a context manager that yields what adds up. Nothing here knows what
 the function does.
 """
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from streamloss.errors import InvalidInputError
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 
-class Map(Protocol):
-    """An ordered `map`."""
+class Sum(Protocol):
+    """A result that can be added to others."""
 
-    def __call__(self, function: Callable[[T], R], items: Iterable[T], /) -> Iterator[R]:
-        """Return the results in the order of the items."""
+    def merge(self, other: Self, /) -> Self:
+        """Return the sum of both."""
+
+
+S = TypeVar("S", bound=Sum)
+
+
+class AddUp(Protocol):
+    """A `map` that may add up the results of neighbours."""
+
+    def __call__(
+        self, function: Callable[[T], S], items: Sequence[T], /
+    ) -> Iterator[tuple[int, S]]:
+        """Yield how many items follow in order, and the sum of their results."""
 
 
 EXECUTORS = ("threads", "processes", "serial")
 
 
 @contextmanager
-def open_executor(executor: str | Executor, workers: int) -> Iterator[Map]:
+def open_executor(executor: str | Executor, workers: int) -> Iterator[AddUp]:
     """Open an executor by name, or use a `concurrent.futures.Executor` as it is.
 
     Raises
@@ -38,9 +49,9 @@ def open_executor(executor: str | Executor, workers: int) -> Iterator[Map]:
         If there is no executor of that name.
     """
     if isinstance(executor, Executor):
-        yield _ordered(executor, available_workers())
+        yield _ordered(executor, workers)
     elif executor == "serial":
-        yield map
+        yield lambda function, items: ((1, function(item)) for item in items)
     elif executor == "threads":
         with ThreadPoolExecutor(workers, "streamloss") as pool:
             yield _ordered(pool, workers)
@@ -59,8 +70,10 @@ def open_executor(executor: str | Executor, workers: int) -> Iterator[Map]:
         )
 
 
-def _ordered(pool: Executor, workers: int) -> Map:
-    def ordered(function: Callable[[Any], Any], items: Iterable[Any], /) -> Iterator[Any]:
+def _ordered(pool: Executor, workers: int) -> AddUp:
+    def ordered(
+        function: Callable[[Any], Any], items: Sequence[Any], /
+    ) -> Iterator[tuple[int, Any]]:
         # Few are under way at a time: results that wait for an earlier one take memory.
         waiting: deque[Future[Any]] = deque()
         remaining = iter(items)
@@ -70,7 +83,7 @@ def _ordered(pool: Executor, workers: int) -> Map:
                     waiting.append(pool.submit(function, item))
                 if not waiting:
                     return
-                yield waiting.popleft().result()
+                yield 1, waiting.popleft().result()
         finally:
             for future in waiting:
                 future.cancel()

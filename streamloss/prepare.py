@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamloss.blocks import format_bytes, plan
+from streamloss.blocks import Plan, cut, format_bytes, plan
 from streamloss.class_table import is_integer, split_list
 from streamloss.errors import InvalidInputError, MemoryLimitError
 from streamloss.executors import available_workers
@@ -27,6 +27,8 @@ TARGET_BLOCK_VOXELS_OF_OTHERS = 2**22
 # What a process takes to compile and run kernels, whatever the volume; measured
 # by benchmarks/memory.py, rounded up.
 FIXED_BYTES = 160 * 2**20
+# For how many workers the blocks of a part of a run are cut, however many there are.
+_WORKERS_OF_A_PART = 8
 
 _SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -72,9 +74,14 @@ def prepare(
     missing: str = "fill",
     max_memory: str | int = "1GiB",
     workers: int | None = None,
+    parts: int = 1,
     **options: Any,
 ) -> Run:
-    """Open, validate and plan, without reading a voxel. Parameters as `score`."""
+    """Open, validate and plan, without reading a voxel.
+
+    Parameters as `score`. A run that is cut into several `parts` has the same blocks whatever
+    the number of workers.
+    """
     arrays = {
         "truth": open_volume(truth, role="truth", level=level, reader=reader),
         "prediction": open_volume(prediction, role="prediction", level=level, reader=reader),
@@ -117,11 +124,31 @@ def prepare(
     task = replace(task, spacing=found, spacing_unit=None if found is None else unit)
     box = parse_region(region, shape)
     limit = parse_bytes(max_memory)
-    return _plan(task, arrays, box, limit, workers)
+    return _plan(task, arrays, box, limit, workers, parts=parts)
+
+
+def with_blocks(run: Run, block: tuple[int, ...]) -> Run:
+    """Return the run with blocks of some shape.
+
+    Raises
+    ------
+    MemoryLimitError
+        If they do not fit into its memory.
+    """
+    job = run.job
+    region = job.plan.region
+    return _plan(job.task, job.arrays, region, run.max_memory, run.workers, block=block)
 
 
 def _plan(
-    task: Task, arrays: Mapping[str, Volume], box: Region, limit: int, workers: int | None
+    task: Task,
+    arrays: Mapping[str, Volume],
+    box: Region,
+    limit: int,
+    workers: int | None,
+    *,
+    parts: int = 1,
+    block: tuple[int, ...] | None = None,
 ) -> Run:
     ndim = len(box)
     wanted = available_workers() if workers is None else workers
@@ -154,23 +181,36 @@ def _plan(
 
     # Copies of a slab in canonical types: codes, float64 scores, temporaries.
     scratch = SLAB_BYTES * 8 + 2**20
-    # Small volumes are cut finer, so that every worker gets a share.
-    even = math.prod(part.stop - part.start for part in box) // (2 * wanted)
+    # Small volumes are cut finer, so that every worker gets a share. Parts of one run may have
+    # any number of workers, and the same blocks.
+    shares = wanted if parts == 1 else _WORKERS_OF_A_PART * parts
+    even = math.prod(part.stop - part.start for part in box) // (2 * shares)
     target = max(
         TARGET_BLOCK_VOXELS.get(volume.reader, TARGET_BLOCK_VOXELS_OF_OTHERS)
         for volume in (arrays["truth"], arrays["prediction"])
     )
     # A column of chunks has more halo than a cube of them.
     chunkwise = halo == 0 and all(volume.reader == "direct" for volume in arrays.values())
+    grids = [volume.chunks[-ndim:] for volume in arrays.values()]
+
+    def room(count: int) -> int:
+        return (limit - FIXED_BYTES - states * 2) // count - scratch - states
+
+    def blocks_for(count: int) -> Plan:
+        if block is not None:
+            return cut(box, block, grids, cost)
+        size = min(target, even)
+        return plan(box, grids, cost, room(count), size, count, chunkwise=chunkwise)
+
     for count in range(wanted, 0, -1):
-        room = (limit - FIXED_BYTES - states * 2) // count - scratch - states
         try:
-            grids = [volume.chunks[-ndim:] for volume in arrays.values()]
-            blocks = plan(box, grids, cost, room, min(target, even), count, chunkwise=chunkwise)
+            blocks = blocks_for(count if parts == 1 else 1)
+            if blocks.block_bytes > room(count):
+                raise InvalidInputError("blocks that may not be smaller do not fit")
         except InvalidInputError:
             if count > 1:
                 continue
-            smallest = cost((1,) * ndim) + scratch + 3 * states + FIXED_BYTES
+            smallest = cost(block or (1,) * ndim) + scratch + 3 * states + FIXED_BYTES
             raise MemoryLimitError(
                 f"max_memory is too small: scoring needs at least {format_bytes(smallest)}, "
                 f"{format_bytes(limit)} is allowed"

@@ -1,31 +1,29 @@
 """The main job: prepare, map, merge, score."""
 
 import functools
-import math
-import threading
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from streamloss.checkpoint import open_checkpoint
 from streamloss.errors import InvalidInputError
-from streamloss.executors import open_executor
+from streamloss.execution import execute
+from streamloss.faults import raise_faults
+from streamloss.origin import of_shard, origin_of
 from streamloss.partial import Partial
-from streamloss.prepare import Run, another_pass, prepare
+from streamloss.prepare import prepare
 from streamloss.result import MetricResult, Result, class_key
-from streamloss.scan import Job, scan
-from streamloss.slab import NEGATIVE, NO_CLASS, OUTSIDE_UNIT, Fault
+from streamloss.shards import WHOLE, parse_shard
+from streamloss.state import save_sum
 from streamloss.statistic import Metric, Score, definitions, needed, read
 from streamloss.structures import join_scores
 from streamloss.task import Task
-from streamloss.volume import Region
-
-# Runs of blocks per worker: enough that the last ones end together.
-RUNS_PER_WORKER = 8
 
 
 def score(
@@ -54,6 +52,9 @@ def score(
     workers: int | None = None,
     executor: str | Executor = "threads",
     progress: Callable[[int, int], None] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    shard: str | None = None,
+    save_state: str | os.PathLike[str] | None = None,
     **parameters: Any,
 ) -> Result:
     r"""Score a prediction against a truth, in one pass and bounded memory.
@@ -123,6 +124,15 @@ def score(
         "threads", "processes", "serial" or a `concurrent.futures.Executor`.
     progress
         Called with (voxels done, voxels in total) as blocks finish.
+    checkpoint
+        Folder in which what has been added up is saved every few seconds. A run that is
+        killed goes on from there when it is started again, with the same inputs and options.
+    shard
+        "i/N" scores only the i-th of N runs of blocks, counted from 0, for jobs that each do
+        a part of one volume; the result is of that part. Save its state, and `merge` them.
+    save_state
+        File for the state, of which `merge` makes the result, together with those of other
+        shards.
     **parameters
         Options of the metrics, such as `eps`, `alpha`, `gamma`, `reduction`.
 
@@ -147,6 +157,8 @@ def score(
     {1: 0.6666666666666666, 2: 1.0}
     """
     started = time.perf_counter()
+    part = WHOLE if shard is None else parse_shard(shard)
+    target = None if save_state is None else _writable(Path(save_state))
     run = prepare(
         truth,
         prediction,
@@ -170,22 +182,31 @@ def score(
         missing=missing,
         max_memory=max_memory,
         workers=workers,
+        parts=part.total,
         **parameters,
     )
-    total = execute(run, executor, progress)
-    if total.faulty() is None:
-        while (task := total.asking()) is not None:
-            total = total.learned(execute(another_pass(run, task), executor, progress))
+    kept = part != WHOLE or target is not None
+    if kept:
+        _refuse_further_passes(run.job.task)
+    with nullcontext() if checkpoint is None else open_checkpoint(checkpoint) as saves:
+        if saves is not None:
+            run = saves.fitted(run)
+        options = {"level": level, "missing": missing}
+        origin = origin_of(run, options, recognizable=kept or saves is not None)
+        run, origin = of_shard(run, origin, part)
+        total = execute(run, origin, executor, progress, saves)
     job = run.job
     shape = job.truth.shape[-len(job.plan.region) :]
     raise_faults(total, shape, {role: volume.name for role, volume in job.arrays.items()})
+    if target is not None:
+        save_sum(target, total, replace(origin, done=origin.blocks))
     seconds = time.perf_counter() - started
     voxels = total.scored + total.ignored
     return build_result(
         total,
-        inputs=_inputs(job),
-        options={"region": _region_text(job.plan.region), "level": level, "missing": missing},
-        integrity=_integrity(job),
+        inputs=origin.inputs,
+        options=origin.options if part == WHOLE else {**origin.options, "shard": str(part)},
+        integrity=origin.integrity,
         timing={
             "seconds": seconds,
             "voxels_per_second": voxels / seconds,
@@ -199,98 +220,21 @@ def score(
     )
 
 
-def execute(
-    run: Run, executor: str | Executor, progress: Callable[[int, int], None] | None
-) -> Partial:
-    """Scan all blocks of a run and return the sum."""
-    total = math.prod(part.stop - part.start for part in run.job.plan.region)
-    done = 0
-    one_at_a_time = threading.Lock()
-
-    def advance(voxels: int) -> None:
-        nonlocal done
-        with one_at_a_time:
-            done += voxels
-            if progress is not None:
-                progress(done, total)
-
-    shares_memory = executor in ("threads", "serial")
-    function = (
-        functools.partial(scan, run.job, progress=advance)
-        if shares_memory
-        else functools.partial(scan, run.job)
-    )
-    count = min(max(len(run.blocks), 1), RUNS_PER_WORKER * run.workers)
-    runs = np.array_split(run.blocks, count)
-    voxel, copies = run.unstored
-    result = voxel.times(copies)
-    advance(copies)
-    with open_executor(executor, run.workers) as ordered_map:
-        for part in ordered_map(function, runs):
-            result = result.merge(part)
-            if not shares_memory:
-                advance(part.scored + part.ignored)
-    return result.settled(run.job.prediction.dtype)
+def _writable(path: Path) -> Path:
+    """Refuse a state file that could not be written, before the work."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        problem = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise InvalidInputError(f"save_state cannot write {path}: {problem}")
+    return path
 
 
-def raise_faults(total: Partial, shape: tuple[int, ...], names: Mapping[str, str]) -> None:
-    """Raise for the first kind of fault in a sum, if there is one.
-
-    Parameters
-    ----------
-    total
-        The sum.
-    shape
-        Shape of the volume, without channels.
-    names
-        What to call truth, prediction and weights.
-
-    Raises
-    ------
-    InvalidInputError
-        Tells what is wrong, how often, and where first.
-    """
-    found = total.faulty()
-    if found is None:
-        return
-    structure, part = found
-    fault = part.faults[min(part.faults)]
-    where = tuple(int(i) for i in np.unravel_index(fault.first, shape))
-    name = names.get(fault.role, "") + (f", {structure}," if structure else "")
-    raise InvalidInputError(_fault_text(fault, name, where, part.task))
-
-
-def _fault_text(fault: Fault, name: str, where: tuple[int, ...], task: Task) -> str:
-    """Return the sentence that tells of a fault."""
-    labels = fault.reason in (NEGATIVE, NO_CLASS)
-    advice = f" {_short_list(task.classes.values)}" if fault.reason == NO_CLASS else ""
-    if fault.reason == OUTSIDE_UNIT:
-        advice = _other_kinds(task)
-    value = int(fault.value) if labels else fault.value
-    what = "label" if labels else "value"
-    return (
-        f"{fault.role} {name} has {fault.voxels:,} {what}{'s' * (fault.voxels != 1)} "
-        f"{fault.reason}{advice}: the first is {value} at {where}"
-    )
-
-
-def _other_kinds(task: Task) -> str:
-    """Tell which kinds the numbers may be of instead, that give all the metrics asked for."""
-    kinds = [
-        {kind for _, metric in definitions(name) for kind in metric.kinds} for name in task.metrics
-    ]
-    hints = [
-        f'kind="{kind}" if these are {what}'
-        for kind, what in (("logits", "raw scores"), ("values", "plain numbers"))
-        if all(kind in possible for possible in kinds)
-    ]
-    return f" (pass {' or '.join(hints)})" if hints else ' (raw scores are kind="logits")'
-
-
-def _short_list(values: Sequence[int]) -> str:
-    if len(values) <= 12:
-        return str(list(values))
-    return f"[{', '.join(map(str, values[:10]))}, … {values[-1]}]"
+def _refuse_further_passes(task: Task) -> None:
+    """Refuse statistics that look at the voxels again, once the whole sum is known."""
+    if task.parameters.get("exact"):
+        raise InvalidInputError(
+            "exact=True needs to see the scores again when the sum of all parts is known, which "
+            "no saved state can: leave it out and take the error bound"
+        )
 
 
 def build_result(
@@ -404,31 +348,3 @@ def _class_voxels(total: Partial, code: int) -> tuple[int | None, int | None]:
         return None, None
     truth, prediction = counted.class_voxels(total.states[counted.name])
     return int(truth[code]), int(prediction[code])
-
-
-def _inputs(job: Job) -> dict[str, Any]:
-    return {
-        role: {
-            "name": volume.name,
-            "shape": list(volume.shape),
-            "dtype": volume.dtype.name,
-            "chunks": list(volume.chunks),
-            "spacing": None if volume.spacing is None else list(volume.spacing),
-            "unit": volume.unit,
-            "axes": None if volume.axes is None else list(volume.axes),
-        }
-        for role, volume in job.arrays.items()
-    }
-
-
-def _integrity(job: Job) -> dict[str, Any]:
-    return {
-        role: None
-        if chunks is None
-        else {"chunks": chunks.total, "stored": chunks.stored, "missing": chunks.missing}
-        for role, chunks in ((r, v.stored_chunks) for r, v in job.arrays.items())
-    }
-
-
-def _region_text(region: Region) -> str:
-    return ",".join(f"{part.start}:{part.stop}" for part in region)

@@ -7,16 +7,20 @@ arrays, the arrays as little-endian bytes, and a SHA-256 of all that. No pickle.
 import hashlib
 import json
 import os
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamloss.errors import InvalidInputError
+from streamloss.files import write_whole
+from streamloss.origin import Origin
 from streamloss.partial import Partial
+from streamloss.shards import Shard
 from streamloss.slab import Fault
 from streamloss.statistic import needed
 from streamloss.task import Classes, Structure, Task
@@ -25,22 +29,47 @@ MAGIC = b"streamloss.state/1\n"
 _DIGEST = hashlib.sha256().digest_size
 
 
-def save_partial(partial: Partial, path: str | os.PathLike[str]) -> None:
-    """Write a state file under a temporary name, then rename it."""
+class Saved(NamedTuple):
+    """What a state file holds.
+
+    Attributes
+    ----------
+    partial
+        The sum.
+    origin
+        Which voxels of which arrays it is of; None if that is not known, as of an `Accumulator`.
+    """
+
+    partial: Partial
+    origin: Origin | None
+
+
+def save_sum(path: Path, partial: Partial, origin: Origin | None = None) -> None:
+    """Write a state file, which appears complete or not at all."""
     arrays: list[NDArray[Any]] = []
-    header = {"task": asdict(partial.task), **_described(partial, arrays)}
-    body = MAGIC + json.dumps(header).encode() + b"\n" + b"".join(a.tobytes() for a in arrays)
-    target = Path(path)
-    temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(body + hashlib.sha256(body).digest())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    header = {
+        # Questions are asked anew of the sum that they follow from.
+        "task": asdict(replace(partial.task, questions={})),
+        "origin": None if origin is None else asdict(origin),
+        **_described(partial, arrays),
+    }
+    parts: list[bytes | memoryview] = [MAGIC, json.dumps(header).encode(), b"\n"]
+    parts += [array.data for array in arrays]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    write_whole(path, [*parts, digest.digest()])
 
 
-def load_partial(path: str | os.PathLike[str]) -> Partial:
+def load_sum(path: str | os.PathLike[str], questions: Mapping[str, Any] | None = None) -> Saved:
     """Read a state file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    questions
+        Of which the sum holds the answers, if it is of another pass over the data.
 
     Raises
     ------
@@ -52,13 +81,43 @@ def load_partial(path: str | os.PathLike[str]) -> Partial:
     except OSError as error:
         raise InvalidInputError(f"cannot read the state file '{path}': {error.strerror}") from None
     if not content.startswith(MAGIC):
-        raise InvalidInputError(f"'{path}' is not a state file of this version of streamloss")
-    body, digest = content[:-_DIGEST], content[-_DIGEST:]
+        raise InvalidInputError(_not_a_state(path, content))
+    body, digest = memoryview(content)[:-_DIGEST], content[-_DIGEST:]
     if hashlib.sha256(body).digest() != digest:
         raise InvalidInputError(f"the state file '{path}' is truncated or was changed")
-    line, _, data = body[len(MAGIC) :].partition(b"\n")
-    header = json.loads(line)
-    return _filled(_task(header["task"]), header, BytesIO(data), path)
+    start = content.index(b"\n", len(MAGIC))
+    try:
+        header = json.loads(content[len(MAGIC) : start])
+        if questions is None and (header.get("origin") or {}).get("look"):
+            raise InvalidInputError(f"'{path}' holds no sum but answers to questions about one")
+        task = replace(_task(header["task"]), questions=questions or {})
+        partial = _filled(task, header, BytesIO(body[start + 1 :]))
+        origin = header.get("origin")
+        if origin is not None:
+            origin = Origin(**{**origin, "shard": Shard(*origin["shard"])})
+    except InvalidInputError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        # What it holds is what was written, so another version wrote it.
+        raise InvalidInputError(
+            f"the state file '{path}' was written by another version of streamloss, which "
+            f"knows other options or statistics ({error})"
+        ) from error
+    return Saved(partial, origin)
+
+
+def _not_a_state(path: str | os.PathLike[str], content: bytes) -> str:
+    """Tell why a file that does not begin as a state file does is none."""
+    name, _, number = MAGIC.partition(b"/")
+    if content.startswith(name):
+        other = content[len(name) + 1 :].partition(b"\n")[0][:20].decode(errors="replace")
+        return (
+            f"the state file '{path}' is of version {other}, "
+            f"this version of streamloss reads {number.decode().strip()}"
+        )
+    if MAGIC.startswith(content):
+        return f"the state file '{path}' is truncated: it has {len(content)} bytes"
+    return f"'{path}' is not a state file of streamloss"
 
 
 def _described(partial: Partial, arrays: list[NDArray[Any]]) -> dict[str, Any]:
@@ -79,26 +138,35 @@ def _described(partial: Partial, arrays: list[NDArray[Any]]) -> dict[str, Any]:
     }
 
 
-def _filled(
-    task: Task, header: dict[str, Any], data: BytesIO, path: str | os.PathLike[str]
-) -> Partial:
-    """Return the partial that a header describes, from the arrays that follow in the data."""
+def _filled(task: Task, header: dict[str, Any], data: BytesIO) -> Partial:
+    """Return the partial that a header describes, from the arrays that follow in the data.
+
+    Raises
+    ------
+    ValueError
+        If the arrays are not those that this version has for the task.
+    """
     arrays: dict[str, dict[str, Any]] = {}
     for statistic, name, dtype, shape in header["arrays"]:
         count = int(np.prod(shape))
         array = np.frombuffer(data.read(count * np.dtype(dtype).itemsize), dtype).reshape(shape)
         arrays.setdefault(statistic, {})[name] = array.astype(array.dtype.newbyteorder("="))
     parts = {
-        name: _filled(task.of_part(name), part, data, path)
+        name: _filled(task.of_part(name), part, data)
         for name, part in header.get("parts", {}).items()
     }
     known = {} if parts else {statistic.name: statistic for statistic in needed(task)}
     if set(known) != set(arrays):
-        raise InvalidInputError(
-            f"the state file '{path}' holds {sorted(arrays)}, "
-            f"this version of streamloss needs {sorted(known)}"
-        )
+        raise ValueError(f"it holds {sorted(arrays)}, this version has {sorted(known)}")
     states = {name: known[name].state(**own) for name, own in arrays.items()}
+    for name, state in states.items():
+        if known[name].custom_empty is not None:
+            continue
+        shapes, expected = (
+            [part.shape for part in some] for some in (state, known[name].empty(task))
+        )
+        if shapes != expected:
+            raise ValueError(f"its {name} has the shapes {shapes}, this version has {expected}")
     faults = {(f[0], f[1]): Fault(*f) for f in header["faults"]}
     return Partial(task, states, header["scored"], header["ignored"], faults, parts=parts)
 

@@ -16,8 +16,9 @@ import zarr
 
 import streamloss as sl
 from streamloss import batching, lanes
-from streamloss.cases import choose_shard, fingerprint
+from streamloss.cases import choose_shard
 from streamloss.cli import main
+from streamloss.fingerprints import of_source
 from streamloss.prepare import FIXED_BYTES
 from streamloss.study import result_paths
 
@@ -479,13 +480,13 @@ def test_nothing_temporary_is_left(folders):
 
 
 def test_a_fingerprint_sees_content_added_and_time(folders):
-    before = fingerprint("unet/a.zarr")
-    assert fingerprint("unet/a.zarr") == before
+    before = of_source("unet/a.zarr")
+    assert of_source("unet/a.zarr") == before
     os.utime("unet/a.zarr/zarr.json", ns=(1, 1))
-    touched = fingerprint("unet/a.zarr")
+    touched = of_source("unet/a.zarr")
     assert touched["digest"] != before["digest"]
     Path("unet/a.zarr/more").touch()
-    assert fingerprint("unet/a.zarr")["digest"] != touched["digest"]
+    assert of_source("unet/a.zarr")["digest"] != touched["digest"]
 
 
 @pytest.mark.parametrize("executor", ["threads", "processes", "serial"])

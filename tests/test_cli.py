@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from io import StringIO
 from pathlib import Path
 
@@ -378,3 +379,65 @@ def test_a_closed_pipe_is_quiet():
     assert process.stderr.read() == b""
     process.stderr.close()
     process.wait()
+
+
+def test_merged_shards_give_what_score_gives(run):
+    pair = ("truth.zarr", "prediction.zarr", "--metrics", "dice,iou")
+    _, expected, _ = run("score", *pair, "--csv", "-")
+    for shard in ("0/2", "1/2"):
+        state = f"part-{shard[0]}.slstate"
+        code, out, err = run("score", *pair, "--shard", shard, "--save-state", state)
+        assert (code, err) == (0, "")
+        assert out == f"shard {shard}: 360 voxels, saved in {state}\n"
+    assert run("merge", "part-1.slstate", "part-0.slstate", "--csv", "-") == (0, expected, "")
+    code, out, err = run("merge", "part-1.slstate", "part-0.slstate")
+    assert (code, err) == (0, "")
+    assert "dice" in out
+    code, out, err = run("merge", "part-1.slstate")
+    assert (code, out) == (2, "")
+    assert err == "error: of 2 shards, counted from 0, there is no 0\n"
+    code, out, err = run("merge")
+    assert (code, out) == (2, "")
+    assert is_one_error(err)
+
+
+def test_a_shard_saves_a_state_and_writes_no_result_of_a_part(run):
+    pair = ("truth.zarr", "prediction.zarr", "--shard", "0/2")
+    for arguments, told in (
+        ((), "--shard needs --save-state FILE"),
+        (("--save-state", "s.slstate", "--json", "-"), "--json of one shard"),
+        (("--save-state", "s.slstate", "--csv", "c.csv"), "--csv of one shard"),
+        (("--save-state", "nowhere/s.slstate"), "cannot write nowhere/s.slstate"),
+    ):
+        code, out, err = run("score", *pair, *arguments)
+        assert (code, out) == (2, "")
+        assert told in err
+        assert is_one_error(err)
+    assert not Path("s.slstate").exists()
+
+
+def test_a_run_goes_on_from_its_checkpoint_and_tells_what_changed(run, tmp_path):
+    command = ("score", "truth.zarr", "prediction.zarr", "--checkpoint", tmp_path, "--csv", "-")
+    first = run(*command)
+    assert first[0] == 0
+    assert run(*command) == first
+    code, out, err = run(*command, "--ignore-label", "2")
+    assert (code, out) == (2, "")
+    assert "--ignore-label was None and is 2" in err
+    assert is_one_error(err)
+
+
+def test_a_checkpoint_that_cannot_be_saved_is_a_warning(run, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("streamloss.checkpoint.save_sum", full)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        code, out, err = run(
+            "score", "truth.zarr", "prediction.zarr", "--checkpoint", tmp_path / "c", "--csv", "-"
+        )
+    assert code == 0
+    assert out.startswith("metric,")
+    assert err.startswith("warning: the checkpoint ")
+    assert err.endswith("could not be saved, the run goes on: No space left on device\n")

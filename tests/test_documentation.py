@@ -10,14 +10,17 @@ import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import zarr
 
 import streamloss
 from streamloss.catalogue import catalogue
 
 README = Path(__file__).parents[1] / "README.md"
-MARKS = ("install", "tests", "by hand", "new metric")
+MARKS = ("install", "tests", "by hand", "new metric", "slurm", "snakemake")
 # A line of how long it took is another in every run.
 RATE = re.compile(r"voxels/s")
 MODULES = [
@@ -85,6 +88,35 @@ def test_the_new_metric_of_the_readme_is_found_everywhere(tmp_path):
 
     assert float(output("-c", use)) == pytest.approx(2 / 2 + 2 / 3 - 1)
     assert "Markedness" in output("-m", "streamloss", "metrics", "markedness")
+
+
+def test_the_recipes_for_clusters_of_the_readme_work(tmp_path, monkeypatch):
+    """Every job of the array, and every rule of the workflow, run as a scheduler would."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    rng = np.random.default_rng(0)
+    for name in ("truth", "prediction"):
+        zarr.save_array(f"{name}.zarr", rng.integers(0, 3, (12, 12, 12), np.uint8))
+    expected = streamloss.score("truth.zarr", "prediction.zarr", metrics=["dice", "iou"])
+    recipes = {mark: text for mark, _, text in blocks() if mark in ("slurm", "snakemake")}
+    for number in range(2):
+        job = {"SLURM_ARRAY_TASK_ID": str(number), "SLURM_ARRAY_TASK_COUNT": "2"}
+        command = ["bash", "-euc", recipes["slurm"]]
+        subprocess.run(command, env=os.environ | job, check=True, stdout=subprocess.DEVNULL)
+        assert Path(f"saved-{number}").is_dir()
+    merged = streamloss.merge(sorted(tmp_path.glob("shard-*.slstate")))
+    assert merged.to_dict()["metrics"] == expected.to_dict()["metrics"]
+    merge, shard = (
+        "".join(re.findall(r'"(.*)"$', rule.partition("shell:")[2], re.MULTILINE))
+        for rule in recipes["snakemake"].split("rule ")[1:]
+    )
+    states = [f"from-snakemake-{number}.slstate" for number in range(2)]
+    for number, state in enumerate(states):
+        parts = {"threads": 1, "N": 2, "output": state, "wildcards": SimpleNamespace(i=number)}
+        run_console("$ " + shard.format(**parts))
+    run_console("$ " + merge.format(input=" ".join(states), output="scores.json"))
+    merged = streamloss.Result.from_json(Path("scores.json").read_text())
+    assert merged.to_dict()["metrics"] == expected.to_dict()["metrics"]
 
 
 def run_console(text):

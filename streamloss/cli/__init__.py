@@ -7,7 +7,9 @@ that `--help` answers at once.
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -15,6 +17,7 @@ from streamloss.cli.batch import batch
 from streamloss.cli.compare import compare
 from streamloss.cli.demo import demo
 from streamloss.cli.inspect import inspect
+from streamloss.cli.merge import merge
 from streamloss.cli.metrics import metrics
 from streamloss.cli.score import score
 from streamloss.errors import InvalidInputError, ReadError
@@ -35,7 +38,7 @@ def program() -> None:
     """Losses and metrics of segmentation volumes that do not fit in memory."""
 
 
-for command in (score, batch, compare, inspect, metrics, demo):
+for command in (score, batch, merge, compare, inspect, metrics, demo):
     program.add_command(command)
 
 
@@ -48,7 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         By default those of the process.
     """
     try:
-        code = program.main(arguments, prog_name="streamloss", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = program.main(arguments, prog_name="streamloss", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message(), file=sys.stderr)
         return EXIT_USAGE
@@ -83,6 +88,10 @@ def _with_flags(sentence: str) -> str:
     """Spell the keywords of a sentence, `name` and name="value", as flags."""
     sentence = re.sub(r'\b([a-z_]+)="(\w+)"', r"`\1` \2", sentence)
     return re.sub(r"`([a-z_]+)`", lambda m: "--" + m[1].replace("_", "-"), sentence)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _fail(sentence: str, code: int) -> int:

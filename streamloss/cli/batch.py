@@ -45,6 +45,8 @@ _SHARED = [
     if isinstance(parameter, Option)
     and parameter.name
     not in ("mask", "json_target", "csv_target", "workers", "executor", "progress")
+    # A volume that needs these is no case among many.
+    and parameter.name not in ("checkpoint", "shard", "save_state")
 ]
 
 

@@ -114,6 +114,22 @@ def result_csv(result: "Result") -> str:
     return text.getvalue()
 
 
+def deliver(result: "Result", json_target: str | None, csv_target: str | None) -> None:
+    """Write a result where it was asked for, and as tables unless its data go to stdout."""
+    from streamloss.tables import result_tables
+
+    texts = {}
+    if json_target is not None:
+        texts[json_target] = result.to_json()
+    if csv_target is not None:
+        texts[csv_target] = result_csv(result)
+    write(texts)
+    if "-" not in texts:
+        terminal = console()
+        for table in result_tables(result, terminal.width):
+            terminal.print(table)
+
+
 def _cell(number: float) -> str:
     return "" if math.isnan(number) else repr(number)
 

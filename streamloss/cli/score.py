@@ -5,19 +5,19 @@ from typing import Any
 import click
 
 from streamloss.cli.output import (
-    console,
+    deliver,
     progress_bar,
     refuse_same_target,
-    result_csv,
     target_callback,
-    write,
 )
 from streamloss.cli.sections import (
+    OUTPUT,
     Command,
     Option,
     background_callback,
     given,
     joined,
+    result_targets,
     spacing_callback,
 )
 
@@ -25,7 +25,6 @@ _INPUTS = "Inputs"
 _WHAT = "What to score"
 _METRICS = "Metric options"
 _RUNNING = "Running"
-_OUTPUT = "Output"
 
 _EPILOG = """\
 Examples:
@@ -238,29 +237,36 @@ class _ScoreCommand(Command):
     help="What reads the chunks: auto, direct or zarr [default: auto]",
 )
 @click.option(
+    "--checkpoint",
+    cls=Option,
+    section=_RUNNING,
+    metavar="FOLDER",
+    help="Where to save every few seconds what has been added up; the next run with the same "
+    "inputs and options goes on from there",
+)
+@click.option(
+    "--shard",
+    cls=Option,
+    section=_RUNNING,
+    metavar="i/N",
+    help="Score only the i-th of N runs of blocks, counted from 0, and save its state for "
+    "`streamloss merge`",
+)
+@click.option(
     "--progress/--no-progress",
     cls=Option,
     section=_RUNNING,
     default=None,
     help="Show progress on stderr [default: on a terminal, for long work]",
 )
+@result_targets
 @click.option(
-    "--json",
-    "json_target",
+    "--save-state",
     cls=Option,
-    section=_OUTPUT,
-    metavar="FILE|-",
+    section=OUTPUT,
+    metavar="FILE",
     callback=target_callback,
-    help="Write the whole result as JSON; - is stdout, then without tables",
-)
-@click.option(
-    "--csv",
-    "csv_target",
-    cls=Option,
-    section=_OUTPUT,
-    metavar="FILE|-",
-    callback=target_callback,
-    help="Write all values as CSV, one per row; - is stdout, then without tables",
+    help="Write the state, of which `streamloss merge` makes the result",
 )
 @click.pass_context
 def score(
@@ -279,23 +285,31 @@ def score(
     (image.zarr/labels/NAME).
     """
     refuse_same_target(json=json_target, csv=csv_target)
+    if ctx.params["shard"] is not None:
+        _refuse_result_of_part(ctx.params["save_state"], json=json_target, csv=csv_target)
     options = given(ctx, "truth", "prediction", "json_target", "csv_target", "progress")
     for name in ("metrics", "classes", "regions"):
         if name in options:
             options[name] = joined(options[name])
 
     import streamloss
-    from streamloss.tables import result_tables
 
     with progress_bar("scoring", progress) as update:
         result = streamloss.score(truth, prediction, progress=update, **options)
-    texts = {}
-    if json_target is not None:
-        texts[json_target] = result.to_json()
-    if csv_target is not None:
-        texts[csv_target] = result_csv(result)
-    write(texts)
-    if "-" not in texts:
-        terminal = console()
-        for table in result_tables(result, terminal.width):
-            terminal.print(table)
+    if "shard" in options:
+        voxels = result.voxels["total"]
+        click.echo(f"shard {options['shard']}: {voxels:,} voxels, saved in {options['save_state']}")
+    else:
+        deliver(result, json_target, csv_target)
+
+
+def _refuse_result_of_part(state: str | None, **targets: str | None) -> None:
+    """Refuse a shard whose state is lost, or whose numbers would pass for those of the whole."""
+    if state is None:
+        raise click.UsageError("--shard needs --save-state FILE, for `streamloss merge`")
+    for option, target in targets.items():
+        if target is not None:
+            raise click.UsageError(
+                f"--{option} of one shard would tell of a part of the volume: "
+                "`streamloss merge` writes that of all"
+            )

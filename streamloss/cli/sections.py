@@ -1,9 +1,16 @@
 """Commands whose help lists the options in sections."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import click
+
+from streamloss.cli.output import target_callback
+
+OUTPUT = "Output"
+"""Section of the options that tell where data go."""
+
+T = TypeVar("T")
 
 
 class Option(click.Option):
@@ -28,6 +35,25 @@ class Command(click.Command):
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+
+
+def result_targets(command: Callable[..., T]) -> Callable[..., T]:
+    """Add the options that tell where a result goes."""
+    for name, what in (
+        ("csv", "all values as CSV, one per row"),
+        ("json", "the whole result as JSON"),
+    ):
+        option = click.option(
+            f"--{name}",
+            f"{name}_target",
+            cls=Option,
+            section=OUTPUT,
+            metavar="FILE|-",
+            callback=target_callback,
+            help=f"Write {what}; - is stdout, then without tables",
+        )
+        command = option(command)
+    return command
 
 
 def given(ctx: click.Context, *without: str) -> dict[str, Any]:

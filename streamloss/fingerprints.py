@@ -1,0 +1,73 @@
+"""Tells whether a volume has changed, without reading it where that can be.
+
+What settings a run has is told by its task; here is only what identifies stored voxels.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from streamloss.volume import Volume
+
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
+
+
+def of_source(source: str) -> dict[str, Any]:
+    """Return what tells whether a volume has changed: its path and a digest of its files.
+
+    The digest covers the name, size and time of change of every file, metadata and
+    chunks, none of which is read. Of a URL only the address is known.
+    """
+    if URL.match(source):
+        return {"path": source, "files": None, "bytes": None, "digest": None}
+    path = Path(source).expanduser()
+    # An array inside a Zip file or a group is a path that ends within it.
+    digest, count, size = hashlib.sha256(), 0, 0
+    for name, facts in sorted(_files(path)):
+        digest.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+        count, size = count + 1, size + facts.st_size
+    return {
+        "path": os.fspath(path.resolve()),
+        "files": count,
+        "bytes": size,
+        "digest": digest.hexdigest(),
+    }
+
+
+def of_volume(volume: Volume) -> dict[str, Any]:
+    """Return what `of_source` does of an open volume; of an array in memory, of its voxels.
+
+    An object that computes its voxels, such as a dask array, is known by its name alone.
+    """
+    array = volume.view(tuple(slice(0, size) for size in volume.shape))
+    if isinstance(array, np.memmap) and array.filename is not None:
+        return of_source(os.fspath(array.filename))
+    if array is None:
+        path = Path(volume.name)
+        # An array in a Zip file has a path that goes on within it.
+        place = path if path.exists() else next((p for p in path.parents if p.is_file()), None)
+        if place is None:
+            return {"path": volume.name, "files": None, "bytes": None, "digest": None}
+        return of_source(os.fspath(place))
+    digest = hashlib.sha256()
+    for part in array if array.ndim > 1 else [array]:
+        digest.update(np.ascontiguousarray(part).data)
+    return {"path": volume.name, "files": 0, "bytes": array.nbytes, "digest": digest.hexdigest()}
+
+
+def _files(path: Path) -> Iterable[tuple[str, os.stat_result]]:
+    if path.is_file():
+        yield "", path.stat()
+    pending = [path] if path.is_dir() else []
+    while pending:
+        with os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    pending.append(Path(entry.path))
+                else:
+                    yield os.path.relpath(entry.path, path), entry.stat()
