@@ -6,6 +6,7 @@ that returns its value.
 """
 
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -77,17 +78,15 @@ def __dir__() -> list[str]:
     return sorted([*__all__, *metric_names()])
 
 
+@cache
 def _one_liner(name: str) -> Callable[..., float]:
+    from streamloss.docstrings import docstring
     from streamloss.scoring import score
-    from streamloss.statistic import definitions
 
     def metric(truth: Any, prediction: Any, **options: Any) -> float:
-        return score(truth, prediction, metrics=name, **options)[name].value
+        # Counts are whole numbers in a result.
+        return float(score(truth, prediction, metrics=name, **options)[name].value)
 
-    definition = definitions(name)[0][1]
     metric.__name__ = metric.__qualname__ = name
-    metric.__doc__ = (
-        f"{definition.title}: {definition.formula}.\n\n"
-        f"Takes truth, prediction and the options of `streamloss.score`; returns a float.\n"
-    )
+    metric.__doc__ = docstring(name)
     return metric

@@ -84,15 +84,16 @@ def compare(
 ) -> Comparison:
     """Compare two models over the cases both were scored on.
 
-    The test is Wilcoxon's signed-rank test, two-sided: differences of 0 are left out
-    (Wilcoxon's own rule), small samples without ties are tested exactly, and if all
-    differences are 0 then p is 1. Holm's step-down correction is over the metrics.
+    The test is Wilcoxon's signed-rank test, two-sided: differences of 0 are left
+    out (Wilcoxon's own rule), small samples without ties are tested exactly, and
+    if all differences are 0 then p is 1. Holm's step-down correction is over the
+    metrics.
 
     Parameters
     ----------
     a, b
-        Output folder of a `batch` with one model, the folder of one model in its
-        `cases`, or a `Study`.
+        Output folder of a `batch` with one model, the folder of one model in
+        its `cases`, or a `Study`.
     metrics
         Which to compare; by default all that both have.
     allow_unmatched
@@ -103,14 +104,29 @@ def compare(
     Raises
     ------
     InvalidInputError
-        If one holds several models, cases are unmatched or were scored with different
-        options, a metric is lacking, or SciPy is not installed.
+        If one holds several models, cases are unmatched or were scored with
+        different options, a metric is lacking, or SciPy is not installed.
 
     References
     ----------
-    Wilcoxon, Individual comparisons by ranking methods, Biometrics Bulletin 1, 1945.
-    Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal
-    of Statistics 6, 1979.
+    Wilcoxon, Individual comparisons by ranking methods, Biometrics Bulletin 1,
+    1945. Holm, A simple sequentially rejective multiple test procedure,
+    Scandinavian Journal of Statistics 6, 1979.
+
+    Examples
+    --------
+    >>> import numpy as np, streamloss as sl, zarr
+    >>> for number in range(6):
+    ...     truth = np.arange(64).reshape(4, 4, 4) < 20 + number
+    ...     for folder, missed in (("truth", 0), ("unet", 2), ("vnet", 6)):
+    ...         found = truth & (np.arange(64).reshape(4, 4, 4) >= missed)
+    ...         array = zarr.save_array(f"{folder}/{number}.zarr", found)
+    >>> for model in ("unet", "vnet"):
+    ...     cases, _ = sl.find_cases("truth", model)
+    ...     done = sl.batch(cases, output=f"scores-{model}", metrics="dice")
+    >>> dice = sl.compare("scores-unet", "scores-vnet").differences[0]
+    >>> round(dice.difference, 3), dice.p, dice.better
+    (-0.108, 0.03125, 'a')
     """
     _require_scipy()
     first, second = _one_model(a), _one_model(b)

@@ -26,7 +26,8 @@ class MetricResult:
     value
         The headline number; NaN if undefined.
     per_class
-        Number of each class by label value, or of each structure by name; NaN if undefined.
+        Number of each class by label value, or of each structure by name;
+        NaN if undefined.
     unit
         Unit of the value; "" for a pure number.
     error_bound
@@ -50,7 +51,9 @@ class MetricResult:
 
 @dataclass(frozen=True)
 class Result:
-    """What `score` returns. `result["dice"].value` is one number of it.
+    """What `score` returns: numbers with all that they depend on.
+
+    `result["dice"]` is a `MetricResult`; printing a result shows tables.
 
     Attributes
     ----------
@@ -70,6 +73,18 @@ class Result:
         Seconds, voxels per second, workers; not the same from run to run.
     versions
         Versions of the software.
+
+    Examples
+    --------
+    >>> import numpy as np, streamloss as sl
+    >>> truth, prediction = np.array([0, 1, 1, 2]), np.array([0, 1, 2, 2])
+    >>> result = sl.score(truth, prediction, metrics=["dice", "accuracy"])
+    >>> result["accuracy"].value
+    0.75
+    >>> result["dice"].per_class
+    {1: 0.6666666666666666, 2: 0.6666666666666666}
+    >>> sl.Result.from_json(result.to_json()) == result
+    True
     """
 
     inputs: Mapping[str, Any]
@@ -88,7 +103,7 @@ class Result:
             raise KeyError(f"{name} was not scored; scored: {', '.join(self.metrics)}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain dictionaries, lists, strings and numbers; undefined is None."""
+        """Return dictionaries, lists, strings and numbers; undefined is None."""
         plain: dict[str, Any] = {"schema": SCHEMA}
         for part in fields(self):
             plain[part.name] = getattr(self, part.name)

@@ -149,6 +149,9 @@ class Metric:
     combine
         How the values of independent structures give one: their mean, or for numbers
         of voxels their sum.
+    example
+        Options of the example that is shown with the definition: those without which it
+        cannot be scored.
     """
 
     name: str
@@ -171,6 +174,7 @@ class Metric:
     invariances: frozenset[Invariance] = frozenset()
     parts: tuple[str, ...] = ()
     combine: Literal["mean", "sum"] = "mean"
+    example: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def options(self) -> set[str]:

@@ -88,7 +88,22 @@ class Summary:
 
 @dataclass(frozen=True)
 class Study:
-    """The saved cases of one or more models."""
+    """The saved cases of one or more models.
+
+    Examples
+    --------
+    >>> import numpy as np, streamloss as sl, zarr
+    >>> for name in ("a", "b"):
+    ...     for folder in ("truth", "unet"):
+    ...         array = zarr.save_array(f"{folder}/{name}.zarr", np.eye(4, dtype="u1"))
+    >>> cases, _ = sl.find_cases("truth", "unet")
+    >>> done = sl.batch(cases, output="scores", metrics="dice,iou")
+    >>> study = sl.Study.load("scores")
+    >>> study.models, study.metrics
+    (['unet'], ['dice', 'iou'])
+    >>> [(case.name, case.values["dice"]) for case in study.cases]
+    [('a', 1.0), ('b', 1.0)]
+    """
 
     cases: tuple[SavedCase, ...]
 

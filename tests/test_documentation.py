@@ -18,6 +18,8 @@ import zarr
 
 import streamloss
 from streamloss.catalogue import catalogue
+from streamloss.docstrings import example
+from streamloss.statistic import metric_names
 
 README = Path(__file__).parents[1] / "README.md"
 MARKS = ("install", "tests", "by hand", "new metric", "slurm", "snakemake")
@@ -139,6 +141,19 @@ def run_console(text):
 def test_the_examples_in_docstrings_print_what_they_show(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert not doctest.testmod(importlib.import_module(name)).failed
+
+
+@pytest.mark.parametrize("name", metric_names())
+def test_the_docstring_of_a_metric_fits_a_terminal_and_its_example_is_true(name):
+    text = getattr(streamloss, name).__doc__
+    # `help` indents by four.
+    assert max(map(len, text.splitlines())) <= 76
+    assert example(name) in text
+    test = doctest.DocTestParser().get_doctest(text, {}, name, None, 0)
+    report = StringIO()
+    outcome = doctest.DocTestRunner().run(test, out=report.write)
+    assert outcome.attempted == 4
+    assert not outcome.failed, report.getvalue()
 
 
 def test_every_module_and_public_function_has_a_docstring():

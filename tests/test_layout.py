@@ -48,6 +48,7 @@ ORDER = [
     "result",
     "tables",
     "catalogue",
+    "docstrings",
     "scoring",
     "accumulator",
     "merging",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streamloss.cli.output import console, target_callback, write
+from streamloss.cli.sections import Command, Option
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -15,22 +16,34 @@ if TYPE_CHECKING:
 
 SCHEMA = "streamloss.metrics/1"
 
-_ARROWS = {True: "↑", False: "↓", None: ""}
+_EPILOG = """\
+Examples:
+
+\b
+  streamloss metrics
+  streamloss metrics focal_loss
+  streamloss metrics --json metrics.json
+"""
+
+_ARROWS = {True: "↑", False: "↓", None: " "}
 _LETTERS = {"labels": "l", "probabilities": "p", "logits": "g", "values": "v"}
 _BETTER = {True: "higher is better", False: "lower is better", None: "neither is better"}
 
 
-@click.command()
+@click.command(cls=Command, epilog=_EPILOG)
 @click.argument("name", required=False)
 @click.option(
     "--json",
     "json_target",
+    cls=Option,
+    section="Output",
     metavar="FILE|-",
     callback=target_callback,
     help="Write the definitions as JSON; - is stdout",
 )
 def metrics(name: str | None, json_target: str | None) -> None:
-    """List all metrics, or tell the definition of NAME."""
+    """List all metrics, or tell the definition of NAME, with a worked example."""
+    from streamloss.docstrings import example
     from streamloss.errors import InvalidInputError
     from streamloss.options import suggest
     from streamloss.statistic import definitions, metric_names
@@ -53,6 +66,9 @@ def metrics(name: str | None, json_target: str | None) -> None:
         else:
             for metric in chosen[name]:
                 terminal.print(_sheet(metric))
+            # Each line by itself, so that it can be copied.
+            terminal.print("\nExample", style="bold")
+            terminal.print(example(name), markup=False, soft_wrap=True)
 
 
 def _overview(chosen: dict[str, list["Metric"]]) -> "RenderableType":
@@ -71,12 +87,14 @@ def _overview(chosen: dict[str, list["Metric"]]) -> "RenderableType":
         "↓ lower. `streamloss metrics NAME` tells the definition.",
         caption_justify="left",
     )
-    ranges = {name: _range(found[0]) for name, found in chosen.items()}
+    ranges = {
+        name: f"{_range(found[0])} {_ARROWS[found[0].higher_is_better]}"
+        for name, found in chosen.items()
+    }
     table.add_column("Metric", no_wrap=True, min_width=max(map(len, chosen)))
     table.add_column("From", no_wrap=True, min_width=len(KINDS))
     table.add_column("Range", no_wrap=True, min_width=max(map(len, ranges.values())))
-    table.add_column("", no_wrap=True, min_width=1)
-    table.add_column("Title", no_wrap=True, overflow="ellipsis")
+    table.add_column("Title")
     for name, found in chosen.items():
         kinds = {kind for metric in found for kind in metric.kinds}
         first = found[0]
@@ -84,7 +102,6 @@ def _overview(chosen: dict[str, list["Metric"]]) -> "RenderableType":
             name,
             "".join(_LETTERS[kind] if kind in kinds else "·" for kind in KINDS),
             ranges[name],
-            _ARROWS[first.higher_is_better],
             Text(first.title.partition(" (")[0]),
         )
     return table

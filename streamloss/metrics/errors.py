@@ -259,6 +259,7 @@ STATISTIC = Statistic(
             unit="dB",
             empties="no voxel scored, or no error at all (infinite): undefined",
             differs="torchmetrics and scikit-image give infinity where there is no error",
+            example={"data_range": 3.0},
             parameters=(
                 Parameter(
                     "data_range",
