@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from streamloss.errors import InvalidInputError, ReadError, StreamlossError
+from streamloss.errors import InvalidInputError, ReadError, StreamlossError, WorkerError
 
 if TYPE_CHECKING:
     from streamloss.accumulator import Accumulator
@@ -51,6 +51,7 @@ __all__ = [
     "Result",
     "StreamlossError",
     "Study",
+    "WorkerError",
     "batch",
     "compare",
     "find_cases",

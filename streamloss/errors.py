@@ -19,3 +19,7 @@ class MemoryLimitError(InvalidInputError):
 
 class ReadError(StreamlossError, RuntimeError):
     """A chunk could not be read or decoded while scoring: exit code 1."""
+
+
+class WorkerError(StreamlossError, RuntimeError):
+    """A process that scored blocks ended or cannot do the work: exit code 1."""

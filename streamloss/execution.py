@@ -5,24 +5,27 @@ What a checkpoint does with a sum, and how an executor spreads the work, is know
 
 import functools
 import math
+import os
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamloss.checkpoint import Checkpoint, Savepoint
-from streamloss.executors import open_executor
+from streamloss.errors import WorkerError
+from streamloss.executors import Pool, open_executor
 from streamloss.origin import Origin, of_look
 from streamloss.partial import Partial
 from streamloss.prepare import Run, another_pass
-from streamloss.scan import scan
+from streamloss.scan import Job, scan
 
 # Runs of blocks per worker: enough that the last ones end together.
 RUNS_PER_WORKER = 8
-# With a checkpoint a run of blocks is no larger, so that there is something to save soon.
-SAVED_VOXELS = 2**25
+LARGE_RUN = 2**25
+"""Voxels of a run of blocks that outweigh what it costs to start one, and are soon done."""
 
 
 def execute(
@@ -47,23 +50,26 @@ def execute(
     checkpoint
         Where sums are saved, and taken from.
     """
+    with open_executor(executor, run.workers) as pool:
+        shares_memory = executor in ("threads", "serial")
 
-    def one_pass(run: Run, origin: Origin) -> Partial:
-        saved = None if checkpoint is None else checkpoint.of_pass(origin, run.job.task)
-        return _scan_all(run, executor, progress, saved)
+        def one_pass(run: Run, origin: Origin) -> Partial:
+            saved = None if checkpoint is None else checkpoint.of_pass(origin, run.job.task)
+            return _scan_all(run, pool, shares_memory, progress, saved)
 
-    total = one_pass(run, origin)
-    look = 0
-    while total.faulty() is None and (task := total.asking()) is not None:
-        look += 1
-        further = another_pass(run, task)
-        total = total.learned(one_pass(further, of_look(further, origin, look)))
+        total = one_pass(run, origin)
+        look = 0
+        while total.faulty() is None and (task := total.asking()) is not None:
+            look += 1
+            further = another_pass(run, task)
+            total = total.learned(one_pass(further, of_look(further, origin, look)))
     return total
 
 
 def _scan_all(
     run: Run,
-    executor: Any,
+    pool: Pool,
+    shares_memory: bool,
     progress: Callable[[int, int], None] | None,
     savepoint: Savepoint | None,
 ) -> Partial:
@@ -76,25 +82,23 @@ def _scan_all(
     advance = _progress(run, progress)
     advance(total.scored + total.ignored)
 
-    shares_memory = executor in ("threads", "serial")
     function = (
         functools.partial(scan, run.job, progress=advance)
         if shares_memory
-        else functools.partial(scan, run.job)
+        else functools.partial(_scan_elsewhere, _places(run.job), run.job)
     )
-    runs = _runs(run, begun, savepoint is not None)
+    runs = _runs(run, begun, pool.width, shares_memory, savepoint is not None)
     # What was saved is settled, and no more voxels can enter it but as a settled sum.
     fresh: Partial | None = None
     added = 0
-    with open_executor(executor, run.workers) as add_up:
-        for count, part in add_up(function, runs):
-            fresh = part if fresh is None else fresh.merge(part)
-            begun += sum(map(len, runs[added : added + count]))
-            added += count
-            if not shares_memory:
-                advance(part.scored + part.ignored)
-            if savepoint is not None and savepoint.due and added < len(runs):
-                savepoint.save(total.merge(fresh.settled(dtype)), begun)
+    for count, part in pool.add_up(function, runs):
+        fresh = part if fresh is None else fresh.merge(part)
+        begun += sum(map(len, runs[added : added + count]))
+        added += count
+        if not shares_memory:
+            advance(part.scored + part.ignored)
+        if savepoint is not None and savepoint.due and added < len(runs):
+            savepoint.save(total.merge(fresh.settled(dtype)), begun)
     if fresh is not None:
         total = total.merge(fresh.settled(dtype))
         if savepoint is not None:
@@ -102,12 +106,38 @@ def _scan_all(
     return total
 
 
-def _runs(run: Run, begun: int, small: bool) -> list[NDArray[np.intp]]:
+def _places(job: Job) -> dict[str, str]:
+    """Return where on this machine's file systems the volumes are that are on one."""
+    names = [volume.name for volume in job.arrays.values()]
+    return {name: os.path.abspath(name) for name in names if os.path.exists(name)}  # noqa: PTH100, PTH110
+
+
+def _scan_elsewhere(places: Mapping[str, str], job: Job, numbers: NDArray[np.intp]) -> Partial:
+    """Scan in another process, perhaps of another machine, that must see the same files.
+
+    Where it does not, every chunk would pass for one that is not stored.
+    """
+    for name, place in places.items():
+        if os.path.abspath(name) != place or not os.path.exists(name):  # noqa: PTH100, PTH110
+            raise WorkerError(
+                f"a worker on {socket.gethostname()} does not see {place}: give absolute paths "
+                "on a file system that all workers share"
+            )
+    return scan(job, numbers)
+
+
+def _runs(
+    run: Run, begun: int, width: int, shares_memory: bool, saved: bool
+) -> list[NDArray[np.intp]]:
     """Cut the blocks that are left into runs, one after another."""
     blocks = run.blocks[begun:]
-    count = RUNS_PER_WORKER * run.workers
-    if small:
-        count = max(count, len(blocks) * math.prod(run.job.plan.block_shape) // SAVED_VOXELS)
+    large = len(blocks) * math.prod(run.job.plan.block_shape) // LARGE_RUN
+    count = RUNS_PER_WORKER * width
+    if not shares_memory:
+        # To send one away and get its sum back takes milliseconds.
+        count = max(min(count, large), 2 * width)
+    if saved:
+        count = max(count, large)
     return np.array_split(blocks, min(count, len(blocks))) if len(blocks) else []
 
 

@@ -1,57 +1,63 @@
-"""Ways to run one function over many runs of blocks, results in order.
+"""Ways to run one function over many runs of blocks and sum the results up, in order.
 
-Each executor is a context manager that yields what adds up. Nothing here knows what
-the function does.
+Each executor is a context manager that yields a pool. Nothing here knows what the
+function does.
 """
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, NamedTuple
 
-from streamloss.errors import InvalidInputError
+from streamloss import cluster
+from streamloss.errors import InvalidInputError, WorkerError
+from streamloss.partial import Partial
 
-T = TypeVar("T")
-
-
-class Sum(Protocol):
-    """A result that can be added to others."""
-
-    def merge(self, other: Self, /) -> Self:
-        """Return the sum of both."""
+EXECUTORS = ("threads", "processes", "serial", "dask")
 
 
-S = TypeVar("S", bound=Sum)
+class Pool(NamedTuple):
+    """Workers that are ready.
+
+    Attributes
+    ----------
+    add_up
+        Takes a function that sums something up for an item, and the items. Yields how many
+        items follow, in order, and the sum of their results.
+    width
+        How many items are worked on at once.
+    """
+
+    add_up: Callable[[Callable[[Any], Partial], Sequence[Any]], Iterator[tuple[int, Partial]]]
+    width: int
 
 
-class AddUp(Protocol):
-    """A `map` that may add up the results of neighbours."""
-
-    def __call__(
-        self, function: Callable[[T], S], items: Sequence[T], /
-    ) -> Iterator[tuple[int, S]]:
-        """Yield how many items follow in order, and the sum of their results."""
-
-
-EXECUTORS = ("threads", "processes", "serial")
-
-
-@contextmanager
-def open_executor(executor: str | Executor, workers: int) -> Iterator[AddUp]:
-    """Open an executor by name, or use a `concurrent.futures.Executor` as it is.
+def check_executor(executor: Any) -> None:
+    """Refuse what is no executor.
 
     Raises
     ------
     InvalidInputError
-        If there is no executor of that name.
+        Names those that there are.
     """
+    if not (isinstance(executor, Executor) or cluster.is_client(executor) or executor in EXECUTORS):
+        raise InvalidInputError(
+            f"unknown executor '{executor}': expected {', '.join(EXECUTORS)}, "
+            "a concurrent.futures.Executor or a distributed.Client"
+        )
+
+
+@contextmanager
+def open_executor(executor: Any, workers: int) -> Iterator[Pool]:
+    """Open an executor by name, or use one of `concurrent.futures` or a Dask client as it is."""
     if isinstance(executor, Executor):
         yield _ordered(executor, workers)
     elif executor == "serial":
-        yield lambda function, items: ((1, function(item)) for item in items)
+        yield Pool(lambda function, items: ((1, function(item)) for item in items), 1)
     elif executor == "threads":
         with ThreadPoolExecutor(workers, "streamloss") as pool:
             yield _ordered(pool, workers)
@@ -64,18 +70,17 @@ def open_executor(executor: str | Executor, workers: int) -> Iterator[AddUp]:
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
             yield _ordered(pool, workers)
     else:
-        raise InvalidInputError(
-            f"unknown executor '{executor}': expected {', '.join(EXECUTORS)} "
-            "or a concurrent.futures.Executor"
-        )
+        with cluster.open_client(executor, workers) as client:
+            width = sum(cluster.threads(client))
+            yield Pool(partial(cluster.add_up, client, width), width)
 
 
-def _ordered(pool: Executor, workers: int) -> AddUp:
-    def ordered(
-        function: Callable[[Any], Any], items: Sequence[Any], /
-    ) -> Iterator[tuple[int, Any]]:
+def _ordered(pool: Executor, workers: int) -> Pool:
+    def add_up(
+        function: Callable[[Any], Partial], items: Sequence[Any]
+    ) -> Iterator[tuple[int, Partial]]:
         # Few are under way at a time: results that wait for an earlier one take memory.
-        waiting: deque[Future[Any]] = deque()
+        waiting: deque[Future[Partial]] = deque()
         remaining = iter(items)
         try:
             while True:
@@ -84,11 +89,13 @@ def _ordered(pool: Executor, workers: int) -> AddUp:
                 if not waiting:
                     return
                 yield 1, waiting.popleft().result()
+        except BrokenExecutor as error:
+            raise WorkerError(f"a worker ended before its work was done: {error}") from error
         finally:
             for future in waiting:
                 future.cancel()
 
-    return ordered
+    return Pool(add_up, workers)
 
 
 def available_workers() -> int:

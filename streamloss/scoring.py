@@ -4,7 +4,6 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -12,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from streamloss.checkpoint import open_checkpoint
+from streamloss.cluster import client_in_use, is_client, refuse_voxels, threads
 from streamloss.errors import InvalidInputError
 from streamloss.execution import execute
+from streamloss.executors import check_executor
 from streamloss.faults import raise_faults
 from streamloss.origin import of_shard, origin_of
 from streamloss.partial import Partial
@@ -50,7 +51,7 @@ def score(
     missing: str = "fill",
     max_memory: str | int = "1GiB",
     workers: int | None = None,
-    executor: str | Executor = "threads",
+    executor: Any = "threads",
     progress: Callable[[int, int], None] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     shard: str | None = None,
@@ -121,7 +122,10 @@ def score(
     workers
         Blocks scored at once; by default one per core.
     executor
-        "threads", "processes", "serial" or a `concurrent.futures.Executor`.
+        "threads", "processes" or "serial"; any `concurrent.futures.Executor`, of which
+        `workers` tells how many blocks it takes at once; a `distributed.Client`, or "dask" for
+        the one in use or else a cluster of processes on this machine. With a client `max_memory`
+        bounds each worker process.
     progress
         Called with (voxels done, voxels in total) as blocks finish.
     checkpoint
@@ -158,6 +162,11 @@ def score(
     """
     started = time.perf_counter()
     part = WHOLE if shard is None else parse_shard(shard)
+    check_executor(executor)
+    if executor == "dask":
+        executor = client_in_use()
+    if is_client(executor) and workers is None:
+        workers = max(threads(executor))
     target = None if save_state is None else _writable(Path(save_state))
     run = prepare(
         truth,
@@ -185,6 +194,8 @@ def score(
         parts=part.total,
         **parameters,
     )
+    if executor == "dask" or is_client(executor):
+        refuse_voxels(run.job.arrays.values())
     kept = part != WHOLE or target is not None
     if kept:
         _refuse_further_passes(run.job.task)

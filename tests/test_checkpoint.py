@@ -56,7 +56,7 @@ def saves_often(monkeypatch):
     """Every block is a run, and every run is saved."""
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
     monkeypatch.setattr(checkpoint, "_LARGEST_PART", float("inf"))
-    monkeypatch.setattr(execution, "SAVED_VOXELS", 1)
+    monkeypatch.setattr(execution, "LARGE_RUN", 1)
     monkeypatch.setattr(prepare, "TARGET_BLOCK_VOXELS", TINY)
 
 
@@ -89,7 +89,7 @@ def test_every_statistic_goes_on_from_where_it_was_stopped(layout, data, tmp_pat
     folder = tmp_path_factory.mktemp("checkpoint")
     often = mock.patch.multiple(checkpoint, SECONDS=0.0, _LARGEST_PART=float("inf"))
     fine = mock.patch.multiple(prepare, TARGET_BLOCK_VOXELS={"memory": 4})
-    small = mock.patch.object(execution, "SAVED_VOXELS", 4)
+    small = mock.patch.object(execution, "LARGE_RUN", 4)
     with often, fine, small, mock.patch("os.fsync"):
         for _ in range(data.draw(st.integers(0, 3))):
             with suppress(Stopped):
@@ -246,7 +246,7 @@ RUN = """
 import json, sys
 import streamloss as sl
 from streamloss import checkpoint, execution, prepare
-checkpoint.SECONDS, checkpoint._LARGEST_PART, execution.SAVED_VOXELS = 0.0, 1e9, 1
+checkpoint.SECONDS, checkpoint._LARGEST_PART, execution.LARGE_RUN = 0.0, 1e9, 1
 prepare.TARGET_BLOCK_VOXELS = {"direct": 1}
 truth, prediction, folder, output = sys.argv[1:]
 result = sl.score(truth, prediction, metrics=["dice", "iou"], checkpoint=folder, workers=2)

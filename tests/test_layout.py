@@ -35,6 +35,7 @@ ORDER = [
     "stores",
     "blocks",
     "scan",
+    "cluster",
     "executors",
     "prepare",
     "files",

@@ -105,7 +105,7 @@ def test_every_block_is_in_one_shard_and_shards_are_even(volumes, monkeypatch):
 
 def test_a_shard_goes_on_from_a_checkpoint_of_its_own(volumes, monkeypatch):
     monkeypatch.setattr(prepare, "TARGET_BLOCK_VOXELS", {"direct": 1})
-    monkeypatch.setattr("streamloss.execution.SAVED_VOXELS", 1)
+    monkeypatch.setattr("streamloss.execution.LARGE_RUN", 1)
     monkeypatch.setattr("streamloss.checkpoint.SECONDS", 0.0)
     expected = payload(sl.score(*volumes))
     for number in range(2):
@@ -156,7 +156,7 @@ def test_missing_duplicate_and_foreign_parts_are_refused_by_name(volumes):
 
 def test_a_run_that_was_not_finished_is_refused(volumes, monkeypatch):
     monkeypatch.setattr(prepare, "TARGET_BLOCK_VOXELS", {"direct": 1})
-    monkeypatch.setattr("streamloss.execution.SAVED_VOXELS", 1)
+    monkeypatch.setattr("streamloss.execution.LARGE_RUN", 1)
     monkeypatch.setattr("streamloss.checkpoint.SECONDS", 0.0)
     with pytest.raises(Stopped):
         sl.score(*volumes, checkpoint="saved", executor="serial", progress=stop_after(3))

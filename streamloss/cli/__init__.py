@@ -20,7 +20,7 @@ from streamloss.cli.inspect import inspect
 from streamloss.cli.merge import merge
 from streamloss.cli.metrics import metrics
 from streamloss.cli.score import score
-from streamloss.errors import InvalidInputError, ReadError
+from streamloss.errors import InvalidInputError, ReadError, WorkerError
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(message[:1].lower() + message[1:].removesuffix("."), EXIT_USAGE)
     except InvalidInputError as error:
         return _fail(_with_flags(str(error)), EXIT_USAGE)
-    except ReadError as error:
+    except (ReadError, WorkerError) as error:
         return _fail(str(error), EXIT_ERROR)
     except MemoryError as error:
         return _fail(f"out of memory: {error}".removesuffix(": "), EXIT_ERROR)

@@ -227,7 +227,7 @@ class _ScoreCommand(Command):
     cls=Option,
     section=_RUNNING,
     metavar="NAME",
-    help="threads, processes or serial [default: threads]",
+    help="threads, processes, serial or dask [default: threads]",
 )
 @click.option(
     "--reader",

@@ -1,0 +1,167 @@
+"""Runs of blocks as tasks of a Dask cluster, which sums their results up as a tree.
+
+What travels are the settings, the numbers of blocks and the addresses of volumes, never
+voxels. Dask is imported when it is used.
+"""
+
+import math
+import pickle
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import reduce
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import numpy as np
+
+from streamloss.errors import InvalidInputError, WorkerError
+from streamloss.partial import Partial
+from streamloss.volume import Volume
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+# Sums that are merged at once: fewer make more tasks, each a millisecond of the scheduler.
+_FAN_IN = 8
+# Runs for each thread that are asked for together; the next are asked for before these are done.
+_RUNS_AT_ONCE = 2
+# What a volume is without its voxels: metadata, and which of its chunks are stored.
+_LARGEST_VOLUME = 32 * 2**20
+
+
+def is_client(executor: Any) -> TypeGuard["Client"]:
+    """Tell whether an executor is a `distributed.Client`."""
+    distributed = sys.modules.get("distributed")
+    return distributed is not None and isinstance(executor, distributed.Client)
+
+
+def threads(client: "Client") -> list[int]:
+    """Return how many blocks each worker process scores at once.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no worker.
+    """
+    found = list(client.nthreads().values())
+    if not found:
+        raise InvalidInputError("the Dask cluster has no workers")
+    return found
+
+
+@contextmanager
+def open_client(executor: Any, workers: int) -> Iterator["Client"]:
+    """Use a client as it is; for "dask" open one of a cluster of processes on this machine."""
+    if executor != "dask":
+        yield executor
+        return
+    dask, distributed = _dask()
+    # Forking a process that runs threads can deadlock, so they are spawned.
+    with (
+        dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}),
+        distributed.LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0"
+        ) as local,
+        distributed.Client(local) as client,
+    ):
+        yield client
+
+
+def client_in_use() -> Any:
+    """Return the client that Dask itself would use, or "dask" if there is none.
+
+    Raises
+    ------
+    InvalidInputError
+        If Dask is not installed; names the extra.
+    """
+    _, distributed = _dask()
+    try:
+        return distributed.default_client()
+    except ValueError:
+        return "dask"
+
+
+def _dask() -> tuple[Any, Any]:
+    try:
+        import dask
+        import distributed
+    except ImportError:
+        raise InvalidInputError(
+            'executor="dask" needs a package that is not installed: pip install "streamloss[dask]"'
+        ) from None
+    return dask, distributed
+
+
+def refuse_voxels(volumes: Iterable[Volume]) -> None:
+    """Refuse volumes that could reach the workers only with their voxels.
+
+    Raises
+    ------
+    InvalidInputError
+        If one is in memory; names it.
+    """
+    for volume in volumes:
+        seen = volume.view((slice(0, 1),) * len(volume.shape))
+        if seen is not None and not isinstance(seen, np.memmap):
+            size = math.inf
+        else:
+            try:
+                size = len(pickle.dumps(volume))
+            except (pickle.PicklingError, TypeError, AttributeError):
+                size = math.inf
+        if size > _LARGEST_VOLUME:
+            raise InvalidInputError(
+                f"Dask workers cannot open {volume.name}, which is in the memory of this process: "
+                "store it, and pass its path or URL"
+            )
+
+
+def add_up(
+    client: "Client", width: int, function: Callable[[Any], Partial], items: Sequence[Any]
+) -> Iterator[tuple[int, Partial]]:
+    """Yield the sums of groups of results, in order, that the workers have added up.
+
+    A result that is lost with its worker is computed anew, and enters the sum once, as the
+    value of its key.
+
+    Raises
+    ------
+    WorkerError
+        If the workers that got some item ended again and again.
+    """
+    from distributed import KilledWorker
+
+    size = _RUNS_AT_ONCE * width
+    waiting: deque[tuple[int, Future[Any]]] = deque()
+    remaining = iter([items[start : start + size] for start in range(0, len(items), size)])
+    try:
+        while True:
+            for group in islice(remaining, 2 - len(waiting)):
+                leaves = client.map(function, group, pure=False)
+                waiting.append((len(group), _tree(client, leaves)))
+            if not waiting:
+                return
+            count, future = waiting[0]
+            yield count, future.result()
+            waiting.popleft()
+    except KilledWorker as error:
+        raise WorkerError(
+            f"the Dask workers that scored some blocks ended again and again: {error}"
+        ) from error
+    finally:
+        client.cancel([future for _, future in waiting])
+
+
+def _tree(client: "Client", futures: list["Future[Any]"]) -> "Future[Any]":
+    """Sum up results on the workers, some at a time, until one is left."""
+    while len(futures) > 1:
+        groups = [futures[start : start + _FAN_IN] for start in range(0, len(futures), _FAN_IN)]
+        futures = client.map(_merged, groups, pure=False)
+    return futures[0]
+
+
+def _merged(parts: Sequence[Partial]) -> Partial:
+    return reduce(Partial.merge, parts)
