@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from streamloss.docstrings import example
 from streamloss.statistic import metric_names
 
 README = Path(__file__).parents[1] / "README.md"
-MARKS = ("install", "tests", "by hand", "new metric", "slurm", "snakemake")
+MARKS = ("install", "tests", "by hand", "new metric", "citation", "slurm", "snakemake")
 # A line of how long it took is another in every run.
 RATE = re.compile(r"voxels/s")
 MODULES = [
@@ -65,6 +66,22 @@ def test_the_code_blocks_of_the_readme_run_and_print_what_it_shows(tmp_path, mon
         else:
             assert language == "console", text
             run_console(text)
+
+
+def test_the_readme_cites_this_version():
+    (text,) = [text for mark, _, text in blocks() if mark == "citation"]
+    assert f"version = {{{version('streamloss')}}}" in text
+
+
+def test_every_link_of_the_readme_leads_somewhere():
+    text = README.read_text(encoding="utf-8")
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in anchors, target
+        else:
+            assert (README.parent / target).is_file(), target
 
 
 def test_the_new_metric_of_the_readme_is_found_everywhere(tmp_path):
