@@ -17,7 +17,7 @@ from streamloss.cases import Case, choose_shard, refuse_duplicates
 from streamloss.errors import InvalidInputError
 from streamloss.executors import available_workers
 from streamloss.lanes import Outcome, run_case, run_lanes
-from streamloss.options import check_keywords, parse_metrics
+from streamloss.options import KEYWORDS, check_keywords, parse_metrics
 from streamloss.prepare import FIXED_BYTES, parse_bytes
 from streamloss.statistic import parameters
 from streamloss.study import CASES, Study, Summary, result_paths
@@ -32,10 +32,9 @@ _LEAST_SHARE = 32 * 2**20
 # Opening and planning a small case takes some 10 ms of Python, which threads do not
 # share; starting a process takes a second.
 _PROCESSES_FROM = 256
-_SCORE_OPTIONS = (
-    *("metrics", "kind", "classes", "background", "include_background", "ignore_label"),
-    *("threshold", "spacing", "region", "level", "reader", "missing"),
-)
+# Masks and weights belong to a case, the others to the batch.
+_OWN = ("mask", "weights", "max_memory", "workers", "executor", "progress")
+_SCORE_OPTIONS = tuple(name for name in KEYWORDS if name not in _OWN)
 # The same bits whichever reads, so that a change of it is none.
 _NO_DIFFERENCE = ("reader",)
 
@@ -204,6 +203,8 @@ def _settled(options: Mapping[str, Any], formats: Sequence[str]) -> dict[str, An
         exports.require_pyarrow()
     if "mask" in options:
         raise InvalidInputError("a mask belongs to one case: name it in the manifest")
+    if "weights" in options:
+        raise InvalidInputError("weights belong to one case: score it with `score`")
     check_keywords(name for name in options if name not in _SCORE_OPTIONS)
     settled = dict(options)
     metrics = list(parse_metrics(options.get("metrics")))

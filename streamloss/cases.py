@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from streamloss.errors import InvalidInputError
-from streamloss.fingerprints import URL
+from streamloss.locations import is_url
 from streamloss.shards import parse_shard
 
 SUFFIXES = (
@@ -147,7 +147,7 @@ def _manifest_case(row: Any, where: str, folder: Path) -> Case:
         if not cells.get(key):
             raise InvalidInputError(f"{where} lacks its {key}")
     places = {
-        role: cells[role] if URL.match(cells[role]) else os.fspath(folder / cells[role])
+        role: cells[role] if is_url(cells[role]) else os.fspath(folder / cells[role])
         for role in ("truth", "prediction", "mask")
         if cells.get(role)
     }

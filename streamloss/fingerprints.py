@@ -5,16 +5,14 @@ What settings a run has is told by its task; here is only what identifies stored
 
 import hashlib
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from streamloss.locations import is_url, split_at_file
 from streamloss.volume import Volume
-
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)")
 
 
 def of_source(source: str) -> dict[str, Any]:
@@ -23,12 +21,13 @@ def of_source(source: str) -> dict[str, Any]:
     The digest covers the name, size and time of change of every file, metadata and
     chunks, none of which is read. Of a URL only the address is known.
     """
-    if URL.match(source):
+    if is_url(source):
         return {"path": source, "files": None, "bytes": None, "digest": None}
     path = Path(source).expanduser()
-    # An array inside a Zip file or a group is a path that ends within it.
+    # An array inside a file changes with that file.
+    place, _ = split_at_file(path)
     digest, count, size = hashlib.sha256(), 0, 0
-    for name, facts in sorted(_files(path)):
+    for name, facts in sorted(_files(place)):
         digest.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
         count, size = count + 1, size + facts.st_size
     return {
@@ -48,12 +47,10 @@ def of_volume(volume: Volume) -> dict[str, Any]:
     if isinstance(array, np.memmap) and array.filename is not None:
         return of_source(os.fspath(array.filename))
     if array is None:
-        path = Path(volume.name)
-        # An array in a Zip file has a path that goes on within it.
-        place = path if path.exists() else next((p for p in path.parents if p.is_file()), None)
-        if place is None:
+        place, _ = split_at_file(Path(volume.name))
+        if not place.exists():
             return {"path": volume.name, "files": None, "bytes": None, "digest": None}
-        return of_source(os.fspath(place))
+        return of_source(volume.name)
     digest = hashlib.sha256()
     for part in array if array.ndim > 1 else [array]:
         digest.update(np.ascontiguousarray(part).data)

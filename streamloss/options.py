@@ -30,7 +30,8 @@ KEYWORDS = (
     *("metrics", "kind", "classes", "other_labels", "background", "include_background"),
     "ignore_label",
     *("mask", "weights", "regions", "multilabel", "threshold", "spacing", "region", "level"),
-    *("convention", "missing", "max_memory", "workers", "executor", "reader", "progress"),
+    *("convention", "missing", "affine"),
+    *("max_memory", "workers", "executor", "reader", "progress"),
 )
 """The keywords of `score` that belong to no metric, for suggestions."""
 

@@ -30,6 +30,10 @@ FIXED_BYTES = 160 * 2**20
 # For how many workers the blocks of a part of a run are cut, however many there are.
 _WORKERS_OF_A_PART = 8
 
+# Headers hold float32 and are rewritten by many tools; what is farther apart than this part
+# of a voxel has been moved.
+_LARGEST_DISTANCE = 0.1
+
 _SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -72,6 +76,7 @@ def prepare(
     level: int = 0,
     reader: str = "auto",
     missing: str = "fill",
+    affine: str = "check",
     max_memory: str | int = "1GiB",
     workers: int | None = None,
     parts: int = 1,
@@ -120,6 +125,10 @@ def prepare(
     if found is not None and len(found) != ndim:
         raise InvalidInputError(f"spacing must be {ndim} numbers, one per axis, got {list(found)}")
     _refuse_different_axes(arrays, ndim)
+    if affine == "check":
+        _refuse_different_grids(arrays, ndim)
+    elif affine != "ignore":
+        raise InvalidInputError(f"affine must be check or ignore, got {affine!r}")
     unit = next((volume.unit for volume in arrays.values() if volume.unit is not None), None)
     task = replace(task, spacing=found, spacing_unit=None if found is None else unit)
     box = parse_region(region, shape)
@@ -181,6 +190,7 @@ def _plan(
 
     # Copies of a slab in canonical types: codes, float64 scores, temporaries.
     scratch = SLAB_BYTES * 8 + 2**20
+    fixed = FIXED_BYTES + 2 * states + sum(volume.held_bytes for volume in arrays.values())
     # Small volumes are cut finer, so that every worker gets a share. Parts of one run may have
     # any number of workers, and the same blocks.
     shares = wanted if parts == 1 else _WORKERS_OF_A_PART * parts
@@ -194,7 +204,7 @@ def _plan(
     grids = [volume.chunks[-ndim:] for volume in arrays.values()]
 
     def room(count: int) -> int:
-        return (limit - FIXED_BYTES - states * 2) // count - scratch - states
+        return (limit - fixed) // count - scratch - states
 
     def blocks_for(count: int) -> Plan:
         if block is not None:
@@ -210,12 +220,12 @@ def _plan(
         except InvalidInputError:
             if count > 1:
                 continue
-            smallest = cost(block or (1,) * ndim) + scratch + 3 * states + FIXED_BYTES
+            smallest = fixed + states + scratch + cost(block or (1,) * ndim)
             raise MemoryLimitError(
                 f"max_memory is too small: scoring needs at least {format_bytes(smallest)}, "
                 f"{format_bytes(limit)} is allowed"
             ) from None
-        projected = FIXED_BYTES + 2 * states + count * (blocks.block_bytes + scratch + states)
+        projected = fixed + count * (blocks.block_bytes + scratch + states)
         job = Job(
             task,
             blocks,
@@ -318,6 +328,25 @@ def _refuse_different_axes(arrays: Mapping[str, Volume], ndim: int) -> None:
             raise InvalidInputError(
                 f"{first_role} has the axes {list(first)} and {role} {list(axes)}: "
                 "they must be the same, in the same order"
+            )
+
+
+def _refuse_different_grids(arrays: Mapping[str, Volume], ndim: int) -> None:
+    """Refuse arrays that lie elsewhere, flipped, shifted or turned, though of equal shape."""
+    known = {role: volume for role, volume in arrays.items() if volume.affine is not None}
+    for role, volume in known.items():
+        first_role, first = next(iter(known.items()))
+        mine, theirs = volume.affine, first.affine
+        if mine is None or theirs is None or mine.space != theirs.space:
+            continue
+        if len(mine.origin) != len(theirs.origin) or len(mine.steps) != len(theirs.steps):
+            continue
+        apart = mine.distance(theirs, volume.shape[-len(mine.steps) :])
+        if apart > _LARGEST_DISTANCE:
+            raise InvalidInputError(
+                f"{first_role} and {role} lie on different grids, up to {apart:.3g} voxels apart: "
+                f"the affine of {first_role} is {theirs}, that of {role} {mine}: resample one to "
+                'the grid of the other, or pass affine="ignore" if a header is wrong'
             )
 
 

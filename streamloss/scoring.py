@@ -49,6 +49,7 @@ def score(
     level: int = 0,
     reader: str = "auto",
     missing: str = "fill",
+    affine: str = "check",
     max_memory: str | int = "1GiB",
     workers: int | None = None,
     executor: Any = "threads",
@@ -117,6 +118,9 @@ def score(
     missing
         What a chunk that is not stored means: "fill" reads it as the fill
         value, "error" refuses the array.
+    affine
+        What it means if the files' affines place truth and prediction on different
+        grids, flipped, shifted or turned: "check" refuses them, "ignore" does not look.
     max_memory
         Bound on the memory taken beyond importing, in bytes or as "512MiB".
     workers
@@ -189,6 +193,7 @@ def score(
         level=level,
         reader=reader,
         missing=missing,
+        affine=affine,
         max_memory=max_memory,
         workers=workers,
         parts=part.total,

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from streamloss.affine import Affine
+
 Region = tuple[slice, ...]
 """A box of voxels: one `slice(start, stop)` per axis, both given, step 1."""
 
@@ -81,8 +83,12 @@ class Volume(Protocol):
         """Name of each axis, such as ("z", "y", "x"), or None if unknown."""
 
     @property
+    def affine(self) -> Affine | None:
+        """Where the spatial axes, the last ones, lie in the world, or None if unknown."""
+
+    @property
     def reader(self) -> str:
-        """What reads the voxels: "direct", "zarr", "tensorstore" or "memory"."""
+        """What reads the voxels: "direct", "zarr", "memory" or the name of another format."""
 
     @property
     def details(self) -> dict[str, Any]:
@@ -102,6 +108,10 @@ class Volume(Protocol):
 
     def decode_bytes(self, region: Region) -> int:
         """Upper bound of the bytes a `read` of `region` holds beyond `out`."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Upper bound of the bytes held between reads, once for all that read."""
 
     @property
     def stored_chunks(self) -> StoredChunks | None:

@@ -1,6 +1,7 @@
 """The conformance suite that every kind of `Volume` passes by inheriting `VolumeTests`."""
 
 import pickle
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,11 +9,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from streamloss.affine import Affine
+from streamloss.scoring import score
 from streamloss.stores import open_volume
 from streamloss.volume import Region, Volume
 
 SHAPE = (13, 20, 17)
 CHUNKS = (5, 8, 6)
+# Small objects of Python, such as paths and slices, that no volume counts.
+_OBJECTS_BYTES = 2**16
 
 
 def voxels(dtype: str = "uint16") -> NDArray:
@@ -53,6 +58,7 @@ class VolumeTests:
     axes: tuple[str, ...] | None = None
     spacing: tuple[float, ...] | None = None
     unit: str | None = None
+    affine: Affine | None = None
     stored: tuple[int, int] | None = None
     fill_value: int | None = None
     pickles = True
@@ -71,6 +77,14 @@ class VolumeTests:
         assert volume.axes == self.axes
         assert volume.spacing == self.spacing
         assert volume.unit == self.unit
+
+    def test_affine_is_that_of_the_source(self, volume: Volume) -> None:
+        if self.affine is None:
+            assert volume.affine is None
+            return
+        assert volume.affine is not None
+        assert volume.affine.space == self.affine.space
+        assert volume.affine.distance(self.affine, SHAPE) < 1e-5
 
     def test_dtype_is_native(self, volume: Volume) -> None:
         assert volume.dtype == np.dtype("uint16")
@@ -117,6 +131,32 @@ class VolumeTests:
         large = volume.decode_bytes(tuple(slice(0, size) for size in SHAPE))
         assert isinstance(small, int)
         assert 0 <= small <= large
+
+    def test_what_is_held_between_reads_is_a_whole_number(self, volume: Volume) -> None:
+        assert isinstance(volume.held_bytes, int)
+        assert volume.held_bytes >= 0
+
+    def test_memory_of_reads_is_below_what_is_declared(self, volume: Volume) -> None:
+        whole = tuple(slice(0, size) for size in SHAPE)
+        out = np.empty(SHAPE, volume.dtype)
+        # What is imported and opened once is no part of it.
+        volume.read(whole, out)
+        tracemalloc.start()
+        try:
+            volume.read(whole, out)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak <= volume.held_bytes + volume.decode_bytes(whole) + _OBJECTS_BYTES
+
+    def test_scores_are_those_of_the_array(self, source: object) -> None:
+        options = {"kind": "values", "metrics": "mse,mae", "affine": "ignore"}
+        shifted = np.roll(voxels(), 5, axis=1)
+        found = score(source, shifted, **options)
+        expected = score(voxels(), shifted, **options)
+        assert {n: m.value for n, m in found.metrics.items()} == {
+            n: m.value for n, m in expected.metrics.items()
+        }
 
     def test_details_name_the_format(self, volume: Volume) -> None:
         assert isinstance(volume.details["format"], str)

@@ -10,8 +10,13 @@ import streamloss
 PACKAGE = Path(streamloss.__file__).parent
 ORDER = [
     "errors",
+    "extras",
+    "locations",
+    "affine",
     "task",
     "volume",
+    "byte_sources",
+    "raw_volume",
     "lazy",
     "kernel_cache",
     "_jit",

@@ -510,22 +510,26 @@ def test_a_url_without_data_is_named():
 
 
 def test_what_is_not_zarr_is_described(tmp_path):
-    (tmp_path / "scan.v2.nii.gz").write_text("")
-    readable = "not a format this version reads; readable: zarr, array, tensorstore"
-    assert refusal(tmp_path / "scan.v2.nii.gz") == (
-        f"truth '{tmp_path}/scan.v2.nii.gz' is a file of kind .nii.gz, {readable}"
+    (tmp_path / "scan.v2.fif.gz").write_text("")
+    readable = (
+        "not a format this version reads; "
+        "readable: hdf5, nifti, npy, nrrd, tiff, zarr, array, tensorstore"
+    )
+    assert refusal(tmp_path / "scan.v2.fif.gz") == (
+        f"truth '{tmp_path}/scan.v2.fif.gz' is a file of kind .fif.gz, {readable}"
     )
     assert refusal(tmp_path) == (
-        f"truth '{tmp_path}' is a plain folder holding scan.v2.nii.gz, {readable}"
+        f"truth '{tmp_path}' is a plain folder holding scan.v2.fif.gz, {readable}"
     )
     assert refusal([1, 2]) == f"truth is of type builtins.list, {readable}"
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "s3fs", None)
-    message = refusal("s3://bucket/a.zarr")
-    assert message.startswith("truth 's3://bucket/a.zarr' needs a package that is not installed")
-    assert "s3fs" in message
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    assert refusal("s3://bucket/a.zarr") == (
+        "truth 's3://bucket/a.zarr' needs the package obstore: "
+        'python -m pip install "streamloss[cloud]"'
+    )
 
 
 def test_unreadable_metadata_are_named(tmp_path):

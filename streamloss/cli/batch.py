@@ -44,7 +44,7 @@ _SHARED = [
     for parameter in score_command.params
     if isinstance(parameter, Option)
     and parameter.name
-    not in ("mask", "json_target", "csv_target", "workers", "executor", "progress")
+    not in ("mask", "weights", "json_target", "csv_target", "workers", "executor", "progress")
     # A volume that needs these is no case among many.
     and parameter.name not in ("checkpoint", "shard", "save_state")
 ]
@@ -222,7 +222,7 @@ def batch(
     """
     own = ("truth", "prediction", "mask", "model", "allow_unmatched", "progress", "formats", "by")
     options = given(ctx, *own, "csv_target", "json_target", "fail_under", "fail_over", "executor")
-    for name in ("metrics", "classes"):
+    for name in ("metrics", "classes", "regions"):
         if name in options:
             options[name] = joined(options[name])
     refuse_same_target(json=json_target, csv=csv_target)

@@ -128,6 +128,13 @@ class _ScoreCommand(Command):
     help="What to do with chunks that are not stored [default: fill]",
 )
 @click.option(
+    "--affine",
+    cls=Option,
+    section=_INPUTS,
+    metavar="check|ignore",
+    help="What to do with affines that tell of different grids [default: check, and refuse them]",
+)
+@click.option(
     "-m",
     "--metrics",
     cls=Option,

@@ -1,9 +1,9 @@
 """Opens whatever the user names as a `Volume`.
 
-Each module here is one storage format and offers the names of its `READERS`,
-`matches(source) -> bool` and `open(source, *, level, reader) -> Volume`; adding a module
-adds a format. They receive a `Path`
-that exists, a URL as `str`, or an object. Nothing here knows any format.
+Each module here is one storage format and offers `matches(source) -> bool`,
+`open(source, *, level, reader) -> Volume` and the names of its `READERS` if one may be
+chosen; adding a module adds a format. They receive a `Path` that exists or leads into a file
+that does, a URL as `str`, or an object. Nothing here knows any format.
 """
 
 import importlib
@@ -17,6 +17,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from streamloss.errors import InvalidInputError
+from streamloss.locations import is_url, split_at_file
 from streamloss.volume import Volume
 
 __all__ = ["open_volume"]
@@ -62,8 +63,8 @@ def open_volume(source: Any, *, role: str, level: int = 0, reader: str = "auto")
         (
             module
             for module in formats
-            # What is in memory needs no reader, whatever reads the rest.
-            if reader in ("auto", *module.READERS) or "memory" in module.READERS
+            # A format with one way to be read is read so, whatever reads the rest.
+            if not module.READERS or reader in ("auto", *module.READERS)
             if module.matches(source)
         ),
         None,
@@ -91,7 +92,7 @@ def open_volume(source: Any, *, role: str, level: int = 0, reader: str = "auto")
 
 
 def _check_reader(reader: str, formats: list[ModuleType]) -> None:
-    known = [name for module in reversed(formats) for name in module.READERS if name != "memory"]
+    known = [name for module in formats for name in module.READERS]
     if reader != "auto" and reader not in known:
         raise InvalidInputError(
             f"unknown reader {reader!r}: expected auto, {', '.join(sorted(known))}"
@@ -108,14 +109,14 @@ def _formats() -> list[ModuleType]:
 
 
 def _locate(source: str, role: str) -> Path | str:
-    """Return a URL as it is, anything else as a path that exists."""
+    """Return a URL as it is, anything else as a path that exists or leads into a file."""
     if source.startswith("file://"):
         path = Path(url2pathname(urlparse(source).path))
-    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)", source):
+    elif is_url(source):
         return source
     else:
         path = Path(source).expanduser()
-    if not source or not path.exists():
+    if not source or not (path.exists() or split_at_file(path)[1]):
         raise InvalidInputError(f"{role} does not exist: {source!r}")
     return path
 

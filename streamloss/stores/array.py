@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from streamloss.errors import InvalidInputError, ReadError
 from streamloss.volume import Region, StoredChunks
 
-READERS = ("memory",)
+READERS = ()
 PRIORITY = -1
 """Array objects of a storage format have a shape, too, and belong to that format."""
 
@@ -96,7 +96,9 @@ class ArrayVolume:
     fill_value: None = None
     spacing: None = None
     unit: None = None
+    affine: None = None
     reader: str = "memory"
+    held_bytes: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle a memory-mapped array as its place in the file, not as its voxels."""

@@ -21,6 +21,7 @@ from urllib.request import url2pathname
 import numpy as np
 from numpy.typing import NDArray
 
+from streamloss.affine import Affine
 from streamloss.errors import InvalidInputError, ReadError
 from streamloss.lazy import lazy
 from streamloss.stores import zarr as zarr_store
@@ -128,7 +129,9 @@ class TensorStoreVolume:
     details: dict[str, Any]
     facts: Volume | None
     """The same array as another format sees it, which knows its keys; None if none does."""
+    affine: Affine | None = None
     reader: str = "tensorstore"
+    held_bytes: int = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle what to open instead of what is open."""
@@ -328,6 +331,7 @@ def _volume(
         axes=(labels if all(labels) else None) if facts is None else facts.axes,
         details=details,
         facts=facts,
+        affine=None if facts is None else facts.affine,
     )
 
 

@@ -16,12 +16,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamloss.affine import Affine, read_affine
 from streamloss.direct import DirectReader, open_direct
 from streamloss.errors import InvalidInputError, ReadError
+from streamloss.extras import require
+from streamloss.locations import split_at_file
 from streamloss.ome import Level, read_levels
 from streamloss.volume import Region, StoredChunks
 from streamloss.zarr_memory import read_bytes
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 
 READERS = ("direct", "zarr")
 _METADATA = ("zarr.json", ".zarray", ".zgroup")
+_OBJECT_STORES = ("s3://", "gs://", "az://")
 
 
 def matches(source: Any) -> bool:
@@ -39,9 +44,8 @@ def matches(source: Any) -> bool:
     if isinstance(source, str):
         return not source.startswith(("n5://", "precomputed://"))
     if isinstance(source, Path):
-        if source.is_file():
-            return source.suffix in (".zip", ".ozx")
-        return _has_metadata(source)
+        file, _ = split_at_file(source)
+        return file.suffix in (".zip", ".ozx") if file.is_file() else _has_metadata(source)
     # An object of zarr-python cannot exist before zarr-python is imported.
     zarr = sys.modules.get("zarr")
     return zarr is not None and isinstance(
@@ -97,6 +101,7 @@ class ZarrVolume:
     """The OME image that holds this array."""
     direct: DirectReader | None = None
     """Reads the files; zarr-python does where it is None."""
+    held_bytes: int = 0
 
     @property
     def reader(self) -> str:
@@ -152,6 +157,15 @@ class ZarrVolume:
     def unit(self) -> str | None:
         """Unit of the image's spatial axes."""
         return None if self.level is None or self.spacing is None else self.level.unit
+
+    @property
+    def affine(self) -> Affine | None:
+        """What `streamloss convert` noted of the converted file, for the finest level."""
+        if self.level is None or self.image is None:
+            return None
+        noted = self.image.attrs.get("streamloss")
+        levels = read_levels(self.image.attrs)
+        return read_affine(noted) if self.level == levels[0] else None
 
     @property
     def details(self) -> dict[str, Any]:
@@ -292,14 +306,21 @@ def _open_node(source: Any) -> "zarr.Array[Any] | zarr.Group":
     name = repr(str(source))
     try:
         store: Any = source
+        if isinstance(source, str) and source.startswith(_OBJECT_STORES):
+            return zarr.open(store=_object_store(source), mode="r")
         if isinstance(source, str):
             store = FsspecStore.from_url(source, read_only=True)
         elif isinstance(source, Path):
-            store = (ZipStore if source.is_file() else LocalStore)(source, read_only=True)
+            file, inner = split_at_file(source)
+            if file.is_file():
+                return zarr.open(store=ZipStore(file, read_only=True), path=inner, mode="r")
+            store = LocalStore(source, read_only=True)
         if isinstance(store, Store) and not store.read_only:
             # A writable store need not offer a read-only copy; a path in it opens as it is.
             store = StorePath(store)
         return zarr.open(store=store, mode="r")
+    except InvalidInputError:
+        raise
     except ImportError as error:
         raise InvalidInputError(
             f"{name} needs a package that is not installed, fsspec or the one for its protocol: "
@@ -309,6 +330,17 @@ def _open_node(source: Any) -> "zarr.Array[Any] | zarr.Group":
         raise InvalidInputError(f"{name} does not exist or holds no Zarr array or group") from error
     except Exception as error:
         raise InvalidInputError(f"{name} cannot be opened as Zarr: {_cause(error)}") from error
+
+
+def _object_store(url: str) -> "zarr.storage.StorePath":
+    """Return a place in a bucket; credentials and endpoint are those of the environment."""
+    obstore = require("obstore.store", extra="cloud", what=f"{url!r}")
+    from zarr.storage import ObjectStore, StorePath
+
+    parts = urlsplit(url)
+    bucket = obstore.from_url(f"{parts.scheme}://{parts.netloc}")
+    # Opened at its root, so that an array finds the image around it.
+    return StorePath(ObjectStore(bucket, read_only=True), parts.path.strip("/"))
 
 
 def _open_array(array: "zarr.Array[Any]", name: str | None, level: int) -> ZarrVolume:

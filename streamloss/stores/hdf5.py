@@ -1,0 +1,260 @@
+"""Datasets in HDF5 files, named as file.h5/path/to/dataset; h5py, an extra, reads them.
+
+The name may end at the file, or at a group, if that holds one dataset alone.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamloss.errors import InvalidInputError, ReadError
+from streamloss.extras import require
+from streamloss.lazy import lazy
+from streamloss.locations import split_at_file
+from streamloss.volume import Region, StoredChunks
+
+READERS = ()
+
+_SUFFIXES = (".h5", ".hdf5")
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+# Attributes by which programs tell the voxel size, and their unit: those of this package,
+# of ilastik and PlantSeg, and of the challenges on electron microscopy.
+_SPACINGS = (("spacing", None), ("element_size_um", "micrometer"), ("resolution", "nanometer"))
+# HDF5 converts types and gathers rows in buffers of this size.
+_BUFFER_BYTES = 2**20
+
+
+def matches(source: Any) -> bool:
+    """Tell whether `source` is an HDF5 file or leads into one."""
+    if not isinstance(source, Path):
+        return False
+    file, _ = split_at_file(source)
+    if not file.is_file():
+        return False
+    if file.suffix.lower() in _SUFFIXES:
+        return True
+    with file.open("rb") as start:
+        return start.read(len(_SIGNATURE)) == _SIGNATURE
+
+
+def open(source: Path, *, level: int, reader: str) -> "Hdf5Volume":  # noqa: A001
+    """
+    Open a dataset.
+
+    Parameters
+    ----------
+    source
+        The file, with the path of a group or dataset in it.
+    level
+        Resolution level; there is level 0 only.
+    reader
+        Has no meaning here: there is one.
+
+    Raises
+    ------
+    InvalidInputError
+        If h5py is not installed, the file is no HDF5 file, has no such dataset or several,
+        or there is no such level.
+    """
+    h5py = require("h5py", extra="hdf5", what="HDF5")
+    name = str(source)
+    if level != 0:
+        raise InvalidInputError(f"{name!r} has no resolution levels, so no level {level}")
+    file, path = split_at_file(source)
+    try:
+        opened = h5py.File(file, "r")
+    except OSError as error:
+        cause = " ".join(str(error).split())
+        raise InvalidInputError(f"{str(file)!r} cannot be read as HDF5: {cause}") from error
+    with opened:
+        path = _find(h5py, opened, file, path)
+        dataset = opened[path]
+        spacing, unit = _spacing(dataset.attrs, dataset.ndim)
+        labels = tuple(dimension.label for dimension in dataset.dims)
+        return Hdf5Volume(
+            file=file,
+            path=path,
+            shape=dataset.shape,
+            dtype=_dtype(dataset, f"{file}/{path}"),
+            chunks=dataset.chunks or (*(1,) * (dataset.ndim - 1), *dataset.shape[-1:]),
+            fill_value=dataset.fillvalue if dataset.chunks else None,
+            spacing=spacing,
+            unit=unit,
+            axes=labels if labels and all(labels) else None,
+            details={"format": "HDF5", "codecs": _codecs(dataset)},
+            filtered=bool(dataset.chunks),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Hdf5Volume:
+    """A dataset, read by h5py, which reads one thread after the other."""
+
+    file: Path
+    path: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunks: tuple[int, ...]
+    fill_value: Any
+    spacing: tuple[float, ...] | None
+    unit: str | None
+    axes: tuple[str, ...] | None
+    details: dict[str, Any]
+    filtered: bool
+    """Whether it is stored in chunks, which are decoded as a whole."""
+    affine: None = None
+    reader: str = "hdf5"
+    held_bytes: int = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle what to open instead of what is open."""
+        return {name: value for name, value in self.__dict__.items() if name != "dataset"}
+
+    @property
+    def name(self) -> str:
+        """What errors and results call it."""
+        return f"{self.file}/{self.path}"
+
+    @lazy
+    def dataset(self) -> Any:
+        """Open the dataset, without the cache of chunks: each is read once."""
+        h5py = require("h5py", extra="hdf5", what="HDF5")
+        return h5py.File(self.file, "r", rdcc_nbytes=0)[self.path]
+
+    def view(self, region: Region) -> None:
+        """Return None: nothing is in memory."""
+        return
+
+    def read(self, region: Region, out: NDArray[Any]) -> None:
+        """
+        Fill `out` with the voxels of `region`; may be called by several threads at once.
+
+        Raises
+        ------
+        ReadError
+            If a chunk cannot be read or decoded.
+        """
+        try:
+            if out.flags.c_contiguous:
+                self.dataset.read_direct(out, region)
+            else:
+                out[...] = self.dataset[region]
+        except Exception as error:
+            raise self._explain(region, error) from error
+
+    def _explain(self, region: Region, error: Exception) -> ReadError:
+        """Name the first chunk of `region` that cannot be read."""
+        cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        grid = [
+            range(part.start // chunk, -(-part.stop // chunk))
+            for part, chunk in zip(region, self.chunks, strict=True)
+        ]
+        for index in np.ndindex(*map(len, grid)) if self.filtered else ():
+            place = tuple(steps[i] for steps, i in zip(grid, index, strict=True))
+            try:
+                corner = zip(place, self.chunks, strict=True)
+                self.dataset[tuple(slice(i * size, (i + 1) * size) for i, size in corner)]
+            except Exception:
+                return ReadError(f"cannot read chunk {place} of {self.name!r}: {cause}")
+        where = ", ".join(f"{part.start}:{part.stop}" for part in region)
+        return ReadError(f"cannot read region [{where}] of {self.name!r}: {cause}")
+
+    def decode_bytes(self, region: Region) -> int:
+        """
+        Bound the bytes a `read` of `region` holds beyond `out`.
+
+        A chunk as stored, and before and after the filter at work; `out` once more if it is
+        not contiguous.
+        """
+        size = self.dtype.itemsize
+        voxels = math.prod(part.stop - part.start for part in region)
+        chunk = math.prod(self.chunks) * size if self.filtered else 0
+        return int(voxels * size + 3 * (chunk + chunk // 64) + 2 * _BUFFER_BYTES)
+
+    @lazy
+    def stored_chunks(self) -> StoredChunks | None:
+        """Which chunks are stored; None for a dataset that is one piece."""
+        if not self.filtered:
+            return None
+        grid = np.zeros(
+            [-(-size // chunk) for size, chunk in zip(self.shape, self.chunks, strict=True)],
+            np.bool_,
+        )
+
+        def note(chunk: Any) -> None:
+            place = zip(chunk.chunk_offset, self.chunks, strict=True)
+            grid[tuple(offset // size for offset, size in place)] = True
+
+        self.dataset.id.chunk_iter(note)
+        return StoredChunks(grid, self.chunks)
+
+
+def _find(h5py: Any, file: Any, location: Path, path: str) -> str:
+    """Return the path of the one dataset that is named, or lies below a group that is."""
+    node = file.get(path) if path else file
+    if node is None:
+        raise InvalidInputError(f"{str(location)!r} has no {path!r}{_choice(h5py, file)}")
+    if isinstance(node, h5py.Dataset):
+        return path
+    found = _datasets(h5py, node)
+    if len(found) == 1:
+        return found[0]
+    where = f"{str(location)!r}" + (f" has the group {path!r}, which" if path else "")
+    if not found:
+        raise InvalidInputError(f"{where} holds no dataset of numbers")
+    raise InvalidInputError(f"{where} holds several datasets{_choice(h5py, node)}")
+
+
+def _datasets(h5py: Any, group: Any) -> list[str]:
+    """List the datasets of numbers with an axis or more below a group, by full path."""
+    found: list[str] = []
+
+    def note(_: str, node: Any) -> None:
+        if isinstance(node, h5py.Dataset) and node.dtype.kind in "biuf" and node.ndim > 0:
+            found.append(node.name.strip("/"))
+
+    group.visititems(note)
+    return found
+
+
+def _choice(h5py: Any, group: Any) -> str:
+    paths = _datasets(h5py, group)
+    listed = ", ".join(paths[:10]) + (" …" if len(paths) > 10 else "")
+    return f"; pick one of them by its path, file/path: {listed}" if paths else ""
+
+
+def _dtype(dataset: Any, name: str) -> np.dtype[Any]:
+    """Return the element type in the machine's byte order."""
+    if dataset.shape is None:
+        raise InvalidInputError(f"{name!r} has no voxels: it is an empty dataset")
+    dtype: np.dtype[Any] = np.dtype(dataset.dtype)
+    return dtype.newbyteorder("=")
+
+
+def _spacing(
+    attributes: Mapping[str, Any], axes: int
+) -> tuple[tuple[float, ...] | None, str | None]:
+    """Return the voxel size that an attribute tells, and its unit."""
+    for name, unit in _SPACINGS:
+        try:
+            sizes = tuple(float(size) for size in np.ravel(attributes[name]))
+        except (KeyError, TypeError, ValueError):
+            continue
+        # Spatial axes are the last ones.
+        if 0 < len(sizes) <= axes and all(0 < size < math.inf for size in sizes):
+            return (1.0,) * (axes - len(sizes)) + sizes, unit
+    return None, None
+
+
+def _codecs(dataset: Any) -> list[str]:
+    """Name the filters in the order in which they encode."""
+    filters = dataset.id.get_create_plist()
+    return [
+        filters.get_filter(number)[3].decode(errors="replace").partition(" ")[0]
+        for number in range(filters.get_nfilters())
+    ]
