@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, ClassVar
 
 import h5py
 import nibabel
@@ -155,7 +156,7 @@ class TestContiguousBigEndianHdf5(VolumeTests):
 
 class TestTiff(VolumeTests):
     chunks = PLANE
-    options: dict = {"compression": "zlib"}
+    options: ClassVar[dict[str, Any]] = {"compression": "zlib"}
 
     @pytest.fixture
     def source(self, tmp_path):
@@ -165,30 +166,35 @@ class TestTiff(VolumeTests):
 
 class TestUncompressedTiff(TestTiff):
     chunks = ROW
-    options = {"byteorder": ">"}
+    options: ClassVar[dict[str, Any]] = {"byteorder": ">"}
 
 
 class TestTiffInStrips(TestTiff):
     chunks = (1, 3, SHAPE[2])
-    options = {"compression": "lzw", "rowsperstrip": 3, "predictor": 2, "byteorder": ">"}
+    options: ClassVar[dict[str, Any]] = {
+        "compression": "lzw",
+        "rowsperstrip": 3,
+        "predictor": 2,
+        "byteorder": ">",
+    }
 
 
 class TestTiffInTiles(TestTiff):
     chunks = (1, 16, 16)
-    options = {"compression": "zstd", "tile": (16, 16)}
+    options: ClassVar[dict[str, Any]] = {"compression": "zstd", "tile": (16, 16)}
 
 
 class TestVolumetricTiff(TestTiff):
     chunks = (16, 16, 16)
     axes = ZYX
-    options = {"compression": "zlib", "tile": (16, 16, 16)}
+    options: ClassVar[dict[str, Any]] = {"compression": "zlib", "tile": (16, 16, 16)}
 
 
 class TestOmeTiff(TestTiff):
     axes = ZYX
     spacing = (3.0, 0.5, 0.5)
     unit = "micrometer"
-    options = {
+    options: ClassVar[dict[str, Any]] = {
         "ome": True,
         "compression": "zlib",
         "metadata": {
@@ -205,7 +211,7 @@ class TestImageJ(TestTiff):
     axes = ZYX
     spacing = (3.0, 0.5, 0.5)
     unit = "micrometer"
-    options = {
+    options: ClassVar[dict[str, Any]] = {
         "imagej": True,
         "resolution": (2, 2),
         "metadata": {"axes": "ZYX", "spacing": 3.0, "unit": "um"},

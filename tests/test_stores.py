@@ -149,6 +149,15 @@ class TestZarrInZip(VolumeTests):
         return path
 
 
+class TestZarrInZipByPath(TestZarrInZip):
+    @pytest.fixture
+    def source(self, tmp_path):
+        path = tmp_path / "v.zarr.zip"
+        with ZipStore(path, mode="w") as store:
+            zarr.create_group(store).create_array("labels/organs", data=voxels(), chunks=CHUNKS)
+        return path / "labels" / "organs"
+
+
 class TestOmeZarr05(VolumeTests):
     stored = (27, 27)
     fill_value = 0

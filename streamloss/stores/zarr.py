@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -338,7 +339,9 @@ def _object_store(url: str) -> "zarr.storage.StorePath":
     from zarr.storage import ObjectStore, StorePath
 
     parts = urlsplit(url)
-    bucket = obstore.from_url(f"{parts.scheme}://{parts.netloc}")
+    # By default a server that does not answer is asked for three minutes.
+    retries = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
+    bucket = obstore.from_url(f"{parts.scheme}://{parts.netloc}", retry_config=retries)
     # Opened at its root, so that an array finds the image around it.
     return StorePath(ObjectStore(bucket, read_only=True), parts.path.strip("/"))
 
