@@ -60,6 +60,9 @@ def of_volume(volume: Volume) -> dict[str, Any]:
 def _files(path: Path) -> Iterable[tuple[str, os.stat_result]]:
     if path.is_file():
         yield "", path.stat()
+        # A detached NRRD header has its data in a file beside it.
+        beside = path.parent.glob(f"{path.stem}.*") if path.suffix.lower() == ".nhdr" else ()
+        yield from ((other.name, other.stat()) for other in beside if other != path)
     pending = [path] if path.is_dir() else []
     while pending:
         with os.scandir(pending.pop()) as entries:

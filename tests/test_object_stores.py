@@ -16,7 +16,6 @@ from streamloss.stores import open_volume
 from tests.store_suite import CHUNKS, VolumeTests, counts, read, voxels
 from tests.test_stores import multiscales
 
-
 # In a process of its own, whose memory is not ours. It ends with its standard input.
 SERVER = """
 import sys
@@ -133,11 +132,13 @@ def test_an_object_that_is_cut_short_is_named(bucket):
 
 
 def test_a_url_without_data_is_named(bucket):
-    with pytest.raises(InvalidInputError, match="'s3://bucket/void.zarr' does not exist or holds"):
+    with pytest.raises(
+        InvalidInputError, match=r"'s3://bucket/void\.zarr' does not exist or holds"
+    ):
         open_volume("s3://bucket/void.zarr", role="truth")
 
 
 def test_a_bucket_that_cannot_be_reached_is_named(bucket, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(InvalidInputError, match="truth 's3://bucket/v.zarr' cannot be opened"):
+    with pytest.raises(InvalidInputError, match=r"truth 's3://bucket/v\.zarr' cannot be opened"):
         open_volume("s3://bucket/v.zarr", role="truth")
