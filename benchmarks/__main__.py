@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import parts
-from benchmarks.report import markdown
+from benchmarks.report import PARTS, markdown
 
 HERE = Path(__file__).parent
-PARTS = ("kernels", "end_to_end", "threads", "scale", "sparse", "batch")
 
 
 def main() -> None:
@@ -33,7 +32,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     peers = _environment(options.peers) if options.peers else None
     notes = []
-    if peers is None:
+    if peers is None and "end_to_end" in (options.part or PARTS):
         notes.append("Peers were not installed and are left out: pass --peers DIR.")
         parts.log(notes[0])
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -43,6 +42,7 @@ def main() -> None:
         "schema": "streamloss.benchmark/1",
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "full": options.full,
+        "parts": options.part or list(PARTS),
         "machine": parts.machine(threads),
         "notes": notes,
     }
@@ -57,6 +57,7 @@ def main() -> None:
         "scale": lambda: parts.scale_sweep(data, sizes, 3),
         "sparse": lambda: parts.sparse_volumes(data, sizes[-1], threads, 3),
         "batch": lambda: parts.batches(data, threads, rounds),
+        "huge": lambda: parts.huge_volumes(data, 2 * size, threads, rounds),
     }
     for name in options.part or PARTS:
         results[name] = measure[name]()

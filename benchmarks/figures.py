@@ -126,7 +126,7 @@ def figures(results: dict[str, Any]) -> list[Figure]:
         for name, table in results.get("threads", {}).items()
     ]
     rows += _memory_figures(results.get("scale", [])) + _sparse_figures(results)
-    return rows + _batch_figures(results.get("batch", []))
+    return rows + _batch_figures(results.get("batch", [])) + _huge_figures(results.get("huge", {}))
 
 
 def _speedup(table: list[dict[str, Any]], workers: int) -> list[float]:
@@ -168,6 +168,28 @@ def _batch_figures(batches: list[dict[str, Any]]) -> list[Figure]:
         text = f"highest peak memory of a batch of {name}, of max_memory"
         rows.append(Figure(text, [max(parts)], 100.0, True, " %"))
     return rows
+
+
+def _huge_figures(huge: dict[str, Any]) -> list[Figure]:
+    """Return the seconds of merging, what checkpoints add, and Dask against threads."""
+    rows = [
+        Figure(f"merging {row['states']:,} states, {row['name']}", row["seconds"], 5.0, True, " s")
+        for row in huge.get("merging", [])
+    ]
+    rows += [
+        Figure(
+            f"what a checkpoint adds to {row['name']}",
+            [100 * (ratio - 1) for ratio in row["ratios"]],
+            3.0,
+            True,
+            " %",
+        )
+        for row in huge.get("checkpoints", [])
+    ]
+    return rows + [
+        Figure(f"Dask processes ÷ threads, {row['name']}", row["ratios"], 1.25, True)
+        for row in huge.get("dask", [])
+    ]
 
 
 def _sparse_figures(results: dict[str, Any]) -> list[Figure]:

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import batches as batch_runs
-from benchmarks import kernels, memory
+from benchmarks import huge, kernels, memory
 from benchmarks.compare import compare
 from benchmarks.contestants import mine, studies
 from benchmarks.data import Pair, build, sparse
@@ -93,6 +93,16 @@ def batches(data: Path, threads: int, rounds: int) -> Rows:
     """Return times and peak memory of whole batches by one and by all workers."""
     log("batches")
     return batch_runs.measure(data, threads, rounds)
+
+
+def huge_volumes(data: Path, size: int, threads: int, rounds: int) -> dict[str, Rows]:
+    """Return what merging states, saving checkpoints and a Dask cluster cost."""
+    log("huge volumes: merging, checkpoints, Dask")
+    return {
+        "merging": huge.merging(data, rounds),
+        "checkpoints": huge.checkpoints(data, size, threads, rounds),
+        "dask": huge.dask(data, 512, threads, rounds),
+    }
 
 
 def scale_sweep(data: Path, sizes: list[int], rounds: int) -> Rows:

@@ -5,12 +5,18 @@ from typing import Any
 
 from benchmarks.figures import Figure, figures
 
+PARTS = ("kernels", "end_to_end", "threads", "scale", "sparse", "batch", "huge")
+"""What a benchmark may measure."""
+
 
 def markdown(results: dict[str, Any]) -> str:
     """Return the tables of a run."""
     machine = results["machine"]
     installed = machine["versions"] | results.get("peers", {})
     versions = ", ".join(f"{name} {number}" for name, number in installed.items())
+    # Of a run of some parts, what it did not measure is no news.
+    some = 0 < len(results.get("parts", ())) < len(PARTS)
+    shown = [row for row in figures(results) if row.ratios or not some]
     parts = [
         "# Benchmark",
         f"""{machine["cpu"]}, {machine["threads"]} of {machine["cores"]} cores, \
@@ -18,7 +24,7 @@ load {machine["load_at_start"]} at the start; Python {machine["python"]}, {versi
         """Medians (min to max) of runs interleaved A B A B …; ratios pair by pair within the run. \
 Values were compared before timing.""",
         "## Figures to reach",
-        _table(["what", "measured", "target", ""], [_figure_row(row) for row in figures(results)]),
+        _table(["what", "measured", "target", ""], [_figure_row(row) for row in shown]),
     ]
     for study in results.get("end_to_end", {}).values():
         parts += [f"## {study['title']}", _study(study["rows"])]
@@ -36,6 +42,12 @@ Values were compared before timing.""",
         parts += ["## Scale, labels from Zarr, 512 MiB allowed", _scale(rows)]
     if rows := results.get("sparse"):
         parts += ["## Sparse volumes", _study(rows)]
+    for name, title in (
+        ("checkpoints", "Checkpoints: without, with"),
+        ("dask", "Dask: threads, as many processes of a cluster that is up"),
+    ):
+        if rows := results.get("huge", {}).get(name):
+            parts += [f"## {title}", _pairs(rows)]
     if notes := results.get("notes"):
         parts += ["## Notes", "\n".join(f"- {note}" for note in notes)]
     return "\n\n".join(parts) + "\n"
@@ -85,6 +97,16 @@ def _scale(rows: list[dict[str, Any]]) -> str:
                 spread([peak / 2**20 for peak in row["peak_bytes"]]),
                 f"{row['projected_bytes'] / 2**20:.0f}",
             ]
+            for row in rows
+        ],
+    )
+
+
+def _pairs(rows: list[dict[str, Any]]) -> str:
+    return _table(
+        ["", "seconds", "seconds", "ratio"],
+        [
+            [row["name"], *(spread(row[key]) for key in ("seconds", "other_seconds", "ratios"))]
             for row in rows
         ],
     )
