@@ -30,9 +30,11 @@ Examples:
 
 \b
   streamloss batch labelsTr predictions --output scores --metrics dice,iou
-  streamloss batch cases.csv --output scores --resume --by group
-  streamloss batch labelsTr predictions -o scores --format csv,nnunet
-  streamloss batch labelsTr predictions -o scores --fail-under dice=0.85
+  streamloss batch labelsTr predictions --output scores --metrics dice,iou \\
+      --resume
+  streamloss batch cases.csv --output by-scanner --by group
+  streamloss batch labelsTr predictions -o summary --format csv,nnunet
+  streamloss batch labelsTr predictions -o gated --fail-under dice=0.85
 
 A manifest is CSV with the columns case, truth, prediction and, where wanted, mask,
 group and model, or TOML with a [[case]] table for each. Exit codes: 3 some cases

@@ -26,7 +26,7 @@ Examples:
 \b
   streamloss compare scores-unet scores-vnet
   streamloss compare scores/cases/unet scores/cases/vnet --metrics dice
-  streamloss compare before after --json - | jq .differences
+  streamloss compare scores-unet scores-vnet --json - | python -m json.tool
 """
 
 

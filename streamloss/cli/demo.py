@@ -7,9 +7,18 @@ from pathlib import Path
 import click
 
 from streamloss.cli.output import console, progress_bar
+from streamloss.cli.sections import Command
+
+_EPILOG = """\
+Examples:
+
+\b
+  streamloss demo
+  streamloss demo --size 64 --directory small
+"""
 
 
-@click.command()
+@click.command(cls=Command, epilog=_EPILOG)
 @click.option(
     "--directory",
     type=click.Path(path_type=Path),

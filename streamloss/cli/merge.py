@@ -9,8 +9,10 @@ _EPILOG = """\
 Examples:
 
 \b
-  streamloss score truth.zarr prediction.zarr --shard 0/2 --save-state part-0.slstate
-  streamloss score truth.zarr prediction.zarr --shard 1/2 --save-state part-1.slstate
+  streamloss score truth.zarr prediction.zarr \\
+      --shard 0/2 --save-state part-0.slstate
+  streamloss score truth.zarr prediction.zarr \\
+      --shard 1/2 --save-state part-1.slstate
   streamloss merge part-*.slstate --json scores.json
 """
 
