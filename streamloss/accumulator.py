@@ -21,13 +21,16 @@ from streamloss.task import Task
 
 
 class Accumulator:
-    """Adds up chunks of truth and prediction; the order does not change a bit of the result.
+    """Adds up chunks of truth and prediction.
+
+    Their order, and that of merging, does not change a bit of the result.
 
     Parameters
     ----------
-    metrics, kind, classes, other_labels, background, include_background, ignore_label, \
-    regions, multilabel, threshold, spacing, convention
-        As for `streamloss.score`. What is not given is settled by the first chunk.
+    metrics, kind, classes, other_labels, background, include_background,
+    ignore_label, regions, multilabel, threshold, spacing, convention
+        As for `streamloss.score`. What is not given is settled by the first
+        chunk.
     **parameters
         Options of the metrics, such as `eps`, `alpha`, `gamma`, `reduction`.
 
@@ -84,13 +87,15 @@ class Accumulator:
         Parameters
         ----------
         truth
-            Labels (\*shape), or a distribution (\*shape) or (C, \*shape), or values.
+            Labels (\*shape), or a distribution (\*shape) or (C, \*shape), or
+            values.
         prediction
             Labels or values (\*shape), or scores (\*shape) or (C, \*shape).
         mask
             Voxels where it is not zero are scored, (\*shape); by default all.
         weights
-            How often each voxel counts, whole numbers (\*shape); by default once.
+            How often each voxel counts, whole numbers (\*shape); by default
+            once.
 
         Raises
         ------
@@ -168,7 +173,7 @@ class Accumulator:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Accumulator":
-        """Return the accumulator that was saved; it can go on where that one stopped.
+        """Return the accumulator that was saved; it goes on where that stopped.
 
         Raises
         ------

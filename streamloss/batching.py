@@ -55,7 +55,8 @@ class Batch:
     Attributes
     ----------
     study
-        The saved cases that were asked for, those of earlier runs and of other shards too.
+        The saved cases that were asked for, those of earlier runs and of other
+        shards too.
     failures
         The cases of this run that could not be scored.
     skipped
@@ -87,8 +88,9 @@ def batch(
 ) -> Batch:
     """Score many cases, in parallel over cases and within large ones.
 
-    Each result is saved as `output/cases/MODEL/CASE.json` as soon as it is there. A case
-    that fails is recorded in `output/failures.json` and the others go on.
+    Each result is saved as `output/cases/MODEL/CASE.json` as soon as it is
+    there. A case that fails is recorded in `output/failures.json` and the
+    others go on.
 
     Parameters
     ----------
@@ -99,20 +101,22 @@ def batch(
     workers
         Cores to use; by default all.
     max_memory
-        Bound on the memory of the whole batch beyond importing, however many cases are
-        scored at once: each gets a share, and one that needs more is scored alone.
+        Bound on the memory of the whole batch beyond importing, however many
+        cases are scored at once: each gets a share, and one that needs more is
+        scored alone.
     executor
-        What runs cases side by side: "threads"; "processes", which are faster for
-        hundreds of small cases but need the caller's script to be importable; "auto"
-        for either by their number; or "serial".
+        What runs cases side by side: "threads"; "processes", which are faster
+        for hundreds of small cases but need the caller's script to be
+        importable; "auto" for either by their number; or "serial".
     resume
-        Skip the cases that were finished before with the same inputs and options.
+        Skip the cases that were finished before with the same inputs and
+        options.
     shard
         "i/N" scores only every N-th case from the i-th, counted from 0.
     formats
-        What is written beside the results: "csv" and "parquet" (tidy, a row for each
-        case, metric and class), "json", and "nnunet" (nnU-Net's summary.json; adds the
-        metrics it needs).
+        What is written beside the results: "csv" and "parquet" (tidy, a row for
+        each case, metric and class), "json", and "nnunet" (nnU-Net's
+        summary.json; adds the metrics it needs).
     by_group
         Whether each group of cases is summed up on its own.
     seed
@@ -137,7 +141,7 @@ def batch(
     >>> import numpy as np, streamloss as sl, zarr
     >>> for name in ("a", "b"):
     ...     for folder in ("truth", "unet"):
-    ...         array = zarr.save_array(f"{folder}/{name}.zarr", np.eye(4, dtype="u1"))
+    ...         _ = zarr.save_array(f"{folder}/{name}.zarr", np.eye(4) > 0)
     >>> cases, unmatched = sl.find_cases("truth", "unet")
     >>> done = sl.batch(cases, output="scores", metrics="dice")
     >>> [(row.model, row.metric, row.n, row.mean) for row in done.summary]

@@ -86,6 +86,15 @@ def find_cases(
     InvalidInputError
         If a folder does not exist, has no volumes, or two of one name, or if no
         names match.
+
+    Examples
+    --------
+    >>> import numpy as np, streamloss as sl, zarr
+    >>> for path in ("truth/a.zarr", "truth/b.zarr", "unet/a.zarr"):
+    ...     _ = zarr.save_array(path, np.eye(4) > 0)
+    >>> cases, unmatched = sl.find_cases("truth", "unet")
+    >>> [case.name for case in cases], len(unmatched)
+    (['a'], 1)
     """
     truths, predictions = _volumes(truth, "truth"), _volumes(prediction, "prediction")
     masks = None if mask is None else _volumes(mask, "mask")
@@ -108,15 +117,25 @@ def find_cases(
 
 
 def read_manifest(path: str | os.PathLike[str]) -> list[Case]:
-    """Read the cases of a CSV file with a header, or of the `[[case]]` tables of a TOML file.
+    r"""Read the cases of a CSV file, or of the `[[case]]` tables of a TOML file.
 
-    Columns or keys are case, truth, prediction and, where wanted, mask, group and model.
-    Relative paths are relative to the manifest.
+    Columns or keys are case, truth, prediction and, where wanted, mask, group
+    and model. Relative paths are relative to the manifest.
 
     Raises
     ------
     InvalidInputError
         Names the row that cannot be used and why.
+
+    Examples
+    --------
+    >>> import pathlib, numpy as np, streamloss as sl, zarr
+    >>> for name in ("truth", "unet"):
+    ...     _ = zarr.save_array(f"{name}.zarr", np.eye(4) > 0)
+    >>> rows = "case,truth,prediction,model\na,truth.zarr,unet.zarr,unet\n"
+    >>> _ = pathlib.Path("cases.csv").write_text(rows)
+    >>> [(case.name, case.model) for case in sl.read_manifest("cases.csv")]
+    [('a', 'unet')]
     """
     path = Path(path)
     if not path.is_file():

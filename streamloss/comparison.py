@@ -84,10 +84,10 @@ def compare(
 ) -> Comparison:
     """Compare two models over the cases both were scored on.
 
-    The test is Wilcoxon's signed-rank test, two-sided: differences of 0 are left
-    out (Wilcoxon's own rule), small samples without ties are tested exactly, and
-    if all differences are 0 then p is 1. Holm's step-down correction is over the
-    metrics.
+    The test is Wilcoxon's signed-rank test, two-sided: differences of 0 are
+    left out (Wilcoxon's own rule), small samples without ties are tested
+    exactly, and if all differences are 0 then p is 1. Holm's step-down
+    correction is over the metrics.
 
     Parameters
     ----------

@@ -24,13 +24,15 @@ def merge(states: Iterable[str | os.PathLike[str]]) -> Result:
     Returns
     -------
     Result
-        The same bytes as of one run over the volume, but for timing and versions.
+        The same bytes as of one run over the volume, but for timing and
+        versions.
 
     Raises
     ------
     InvalidInputError
-        If a file is missing, damaged or no such state; if a shard is missing or there twice; or
-        if two are not of the same inputs and options. The message names file and reason.
+        If a file is missing, damaged or no such state; if a shard is missing or
+        there twice; or if two are not of the same inputs and options. The
+        message names file and reason.
 
     Examples
     --------
@@ -39,7 +41,9 @@ def merge(states: Iterable[str | os.PathLike[str]]) -> Result:
     >>> prediction = np.array([0, 1, 0, 0, 1, 1])
     >>> for shard in ("0/2", "1/2"):
     ...     file = f"part-{shard[0]}.slstate"
-    ...     part = sl.score(truth, prediction, metrics="dice", shard=shard, save_state=file)
+    ...     part = sl.score(
+    ...         truth, prediction, metrics="dice", shard=shard, save_state=file
+    ...     )
     >>> sl.merge(["part-0.slstate", "part-1.slstate"])["dice"].value
     0.8571428571428571
     """

@@ -81,8 +81,8 @@ def score(
         0, 1, 2 …) or mapping of names to values. By default the labels found,
         or one class per channel.
     other_labels
-        What labels that `classes` does not name are: "error" refuses them, "background"
-        counts them as background, to score some of many labels.
+        What labels that `classes` does not name are: "error" refuses them,
+        "background" counts them as background, to score some of many labels.
     background
         Label value of the background, None if there is none.
     include_background
@@ -92,55 +92,60 @@ def score(
     mask
         Array like the truth; only voxels where it is not zero are scored.
     weights
-        Array like the truth of whole numbers from 0 to 65,535: a voxel of weight 3 counts
-        as three voxels, for every metric.
+        Array like the truth of whole numbers from 0 to 65,535: a voxel of
+        weight 3 counts as three voxels, for every metric.
     regions
-        Names and label values of regions to score instead of classes, which may overlap,
-        such as {"whole": [1, 2, 4], "core": [1, 4]} or "whole=1+2+4,core=1+4". Scores have
-        a channel for each region then.
+        Names and label values of regions to score instead of classes, which may
+        overlap, such as {"whole": [1, 2, 4], "core": [1, 4]} or
+        "whole=1+2+4,core=1+4". Scores have a channel for each region then.
     multilabel
-        Whether truth and prediction hold, channel-first, a channel for each of several
-        labels that may overlap; `classes` may name them.
+        Whether truth and prediction hold, channel-first, a channel for each of
+        several labels that may overlap; `classes` may name them.
     threshold
         A binary probability at or above it is a positive.
     spacing
         Voxel size along each axis, overriding what the inputs say.
     convention
-        Package whose definitions to follow where they differ, such as "monai", "sklearn",
-        "keras" or "torchmetrics"; `streamloss metrics NAME` tells what that changes.
+        Package whose definitions to follow where they differ, such as "monai",
+        "sklearn", "keras" or "torchmetrics"; `streamloss metrics NAME` tells
+        what that changes.
     region
         Sub-box to score: one slice or (start, stop) per axis, or "0:64,:,8:24".
     level
         Resolution level of an OME-Zarr image.
     reader
-        "auto", or what reads the chunks: "direct" (files of Zarr without zarr-python,
-        the fastest), "zarr" (zarr-python).
+        "auto", or what reads the chunks: "direct" (files of Zarr without
+        zarr-python, the fastest), "zarr" (zarr-python).
     missing
         What a chunk that is not stored means: "fill" reads it as the fill
         value, "error" refuses the array.
     affine
-        What it means if the files' affines place truth and prediction on different
-        grids, flipped, shifted or turned: "check" refuses them, "ignore" does not look.
+        What it means if the files' affines place truth and prediction on
+        different grids, flipped, shifted or turned: "check" refuses them,
+        "ignore" does not look.
     max_memory
         Bound on the memory taken beyond importing, in bytes or as "512MiB".
     workers
         Blocks scored at once; by default one per core.
     executor
-        "threads", "processes" or "serial"; any `concurrent.futures.Executor`, of which
-        `workers` tells how many blocks it takes at once; a `distributed.Client`, or "dask" for
-        the one in use or else a cluster of processes on this machine. With a client `max_memory`
-        bounds each worker process.
+        "threads", "processes" or "serial"; any `concurrent.futures.Executor`,
+        of which `workers` tells how many blocks it takes at once; a
+        `distributed.Client`, or "dask" for the one in use or else a cluster of
+        processes on this machine. With a client `max_memory` bounds each worker
+        process.
     progress
         Called with (voxels done, voxels in total) as blocks finish.
     checkpoint
-        Folder in which what has been added up is saved every few seconds. A run that is
-        killed goes on from there when it is started again, with the same inputs and options.
+        Folder in which what has been added up is saved every few seconds. A run
+        that is killed goes on from there when it is started again, with the
+        same inputs and options.
     shard
-        "i/N" scores only the i-th of N runs of blocks, counted from 0, for jobs that each do
-        a part of one volume; the result is of that part. Save its state, and `merge` them.
+        "i/N" scores only the i-th of N runs of blocks, counted from 0, for jobs
+        that each do a part of one volume; the result is of that part. Save its
+        state, and `merge` them.
     save_state
-        File for the state, of which `merge` makes the result, together with those of other
-        shards.
+        File for the state, of which `merge` makes the result, together with
+        those of other shards.
     **parameters
         Options of the metrics, such as `eps`, `alpha`, `gamma`, `reduction`.
 

@@ -95,7 +95,7 @@ class Study:
     >>> import numpy as np, streamloss as sl, zarr
     >>> for name in ("a", "b"):
     ...     for folder in ("truth", "unet"):
-    ...         array = zarr.save_array(f"{folder}/{name}.zarr", np.eye(4, dtype="u1"))
+    ...         _ = zarr.save_array(f"{folder}/{name}.zarr", np.eye(4) > 0)
     >>> cases, _ = sl.find_cases("truth", "unet")
     >>> done = sl.batch(cases, output="scores", metrics="dice,iou")
     >>> study = sl.Study.load("scores")
@@ -114,7 +114,8 @@ class Study:
         Parameters
         ----------
         folder
-            Output folder of `batch`, or the folder of one model in its `cases`.
+            Output folder of `batch`, or the folder of one model in its
+            `cases`.
 
         Raises
         ------

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import os
 import pkgutil
 import re
@@ -171,6 +172,16 @@ def test_the_docstring_of_a_metric_fits_a_terminal_and_its_example_is_true(name)
     outcome = doctest.DocTestRunner().run(test, out=report.write)
     assert outcome.attempted == 4
     assert not outcome.failed, report.getvalue()
+
+
+@pytest.mark.parametrize("name", streamloss.__all__)
+def test_help_of_a_public_name_fits_80_columns(name):
+    thing = getattr(streamloss, name)
+    # `help` indents by four, members of classes by nine.
+    assert max(map(len, inspect.getdoc(thing).splitlines())) <= 76
+    for member, value in vars(thing).items() if inspect.isclass(thing) else ():
+        if not member.startswith("_") and value.__doc__ and member not in vars(object):
+            assert max(map(len, inspect.getdoc(value).splitlines())) <= 71, member
 
 
 def test_every_module_and_public_function_has_a_docstring():
