@@ -207,12 +207,13 @@ class DirectReader:
             layout = self.layout
             stored = np.zeros(_grid(layout.shape, layout.objects), np.bool_)
             try:
-                for index in _list(layout, stored.shape):
-                    stored[index] = True
+                found = _list(layout, stored.shape)
             except OSError as error:
                 raise ReadError(
                     f"cannot list the chunks of {layout.name!r}: {_cause(error)}"
                 ) from error
+            if found:
+                stored[tuple(np.array(found).T)] = True
             stored.flags.writeable = False
             self._stored = stored
         return self._stored
@@ -409,41 +410,46 @@ def _split(start: int, stop: int, extent: int) -> list[tuple[int, slice, slice]]
     ]
 
 
-def _list(layout: _Layout, grid: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """Yield the index of each stored object."""
+def _list(layout: _Layout, grid: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Return the index of each stored object."""
     nested = layout.separator == "/"
+    # A key is written in one way: no leading zeros, no sign.
+    axes = [{str(i): i for i in range(size)} for size in grid]
+    found = []
 
-    def walk(folder: str, prefix: str, index: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    # A symbolic link to nowhere is a chunk that was not fetched, not fill.
+    def walk(folder: str, above: tuple[int, ...]) -> None:
+        axis = axes[len(above)]
+        innermost = len(above) == len(axes) - 1
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not entry.name.startswith(prefix):
+                place = axis.get(entry.name)
+                if place is None or entry.is_dir() == innermost:
                     continue
-                rest = entry.name[len(prefix) :]
-                parts = [rest] if nested else rest.split(layout.separator)
-                if not all(part.isdecimal() and part.isascii() for part in parts):
-                    continue
-                found = (*index, *map(int, parts))
-                complete = len(found) == len(grid)
-                # A key is written in one way: no leading zeros.
-                if len(found) > len(grid) or [str(i) for i in found[len(index) :]] != parts:
-                    continue
-                if not all(map(int.__lt__, found, grid)):
-                    continue
-                # A symbolic link to nowhere is a chunk that was not fetched, not fill.
-                folder_below = entry.is_dir()
-                if complete and not folder_below:
-                    yield found
-                elif nested and folder_below and not complete:
-                    yield from walk(entry.path, "", found)
+                if innermost:
+                    found.append((*above, place))
+                else:
+                    walk(entry.path, (*above, place))
 
     if nested and layout.prefix:
         below = f"{layout.root}/{layout.prefix}"
         # An array without any chunk has no such folder, but a folder of its own.
         os.stat(layout.root)  # noqa: PTH116
         if os.path.isdir(below):  # noqa: PTH112
-            yield from walk(below, "", ())
-    else:
-        yield from walk(layout.root, layout.prefix, ())
+            walk(below, ())
+        return found
+    if nested:
+        walk(layout.root, ())
+        return found
+    with os.scandir(layout.root) as entries:
+        for entry in entries:
+            parts = entry.name.removeprefix(layout.prefix).split(layout.separator)
+            if not entry.name.startswith(layout.prefix) or len(parts) != len(axes):
+                continue
+            index = tuple(axis.get(part, -1) for axis, part in zip(axes, parts, strict=True))
+            if min(index) >= 0 and not entry.is_dir():
+                found.append(index)
+    return found
 
 
 def _parse_v2(metadata: dict[str, Any], dtype: np.dtype[Any]) -> tuple[Any, ...]:

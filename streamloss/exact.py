@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamloss._jit import float_bits, inlined, kernel
+from streamloss._jit import float_bits, fused, inlined, kernel
 
 FIXED_LIMBS = 2
 """Limbs of a fixed-point sum: units of 2**-40, up to 2**95 of them."""
@@ -34,7 +34,8 @@ _LIMB = 0xFFFFFFFF
 # Adding 1.5 * 2**52 to an |x| < 2**51 rounds x to an integer, half to even, and leaves it in the
 # low bits of the sum, whose exponent is that of 2**52. Any other exponent tells of another range.
 _ROUNDER = 1.5 * 2.0**52
-_ROUNDER_BITS = 0x4338000000000000
+ROUNDER_BITS = 0x4338000000000000
+"""Bits of the float64 that `fixed_bits` of 0 is."""
 _TWO_52 = 2.0**52
 _TWO_52_BITS = 0x4330000000000000
 _TWO_51 = 2**51
@@ -59,13 +60,19 @@ _FLOAT_TILE = 8192
 @inlined
 def whole(x: float) -> int:
     """Return x rounded to an integer, half to even; |x| < 2**51."""
-    return float_bits(x + _ROUNDER) - _ROUNDER_BITS
+    return float_bits(x + _ROUNDER) - ROUNDER_BITS
 
 
 @inlined
 def fixed(x: float) -> int:
     """Return x in units of 2**-40, rounded half to even; |x| < 2047."""
-    return whole(x * _GRID)
+    return fixed_bits(x) - ROUNDER_BITS
+
+
+@inlined
+def fixed_bits(x: float) -> int:
+    """Return `fixed(x) + ROUNDER_BITS`, for sums that subtract the constant once at the end."""
+    return float_bits(fused(x, _GRID, _ROUNDER))
 
 
 @inlined
@@ -150,6 +157,14 @@ def add_fixed(limbs: NDArray[Any], units: int) -> None:
 
 
 @inlined
+def add_fixed_pair(limbs: NDArray[Any], size: int, positives: int, total: int, inside: int) -> None:
+    """Add sums of `fixed_bits`, of `size` terms and of the `positives` of them, to two classes."""
+    inside -= positives * ROUNDER_BITS
+    add_fixed(limbs[0], total - size * ROUNDER_BITS - inside)
+    add_fixed(limbs[1], inside)
+
+
+@inlined
 def _add_wide_terms(limbs: NDArray[Any], terms: NDArray[Any]) -> None:
     for i in range(len(terms)):
         add_fixed(limbs, _fixed_wide(terms[i]))
@@ -162,7 +177,7 @@ def _add_fixed_tile(limbs: NDArray[Any], terms: NDArray[Any]) -> None:
     units = 0
     seen = 0
     for i in range(len(terms)):
-        shifted = float_bits(terms[i] * _GRID + _ROUNDER) ^ _TWO_52_BITS
+        shifted = fixed_bits(terms[i]) ^ _TWO_52_BITS
         units += shifted
         seen |= shifted
     if seen >> 52 == 0:
@@ -208,7 +223,7 @@ def _constant(codes: NDArray[Any]) -> bool:
 
 
 @inlined
-def _add_fixed_pair(limbs: NDArray[Any], codes: NDArray[Any], terms: NDArray[Any]) -> None:
+def _add_fixed_by_two(limbs: NDArray[Any], codes: NDArray[Any], terms: NDArray[Any]) -> None:
     # As `_add_fixed_tile`. The code, 0 or 1, makes a mask by negation: 1.3 times as fast as a
     # select, and no buffer is written.
     units = 0
@@ -216,7 +231,7 @@ def _add_fixed_pair(limbs: NDArray[Any], codes: NDArray[Any], terms: NDArray[Any
     ones = 0
     seen = 0
     for i in range(len(terms)):
-        shifted = float_bits(terms[i] * _GRID + _ROUNDER) ^ _TWO_52_BITS
+        shifted = fixed_bits(terms[i]) ^ _TWO_52_BITS
         mask = mask_of(codes[i])
         units += shifted
         inside += shifted & mask
@@ -250,7 +265,7 @@ def add_fixed_by_class(
     """
     if classes == 2:
         for start in range(0, len(terms), _TILE):
-            _add_fixed_pair(limbs, codes[start : start + _TILE], terms[start : start + _TILE])
+            _add_fixed_by_two(limbs, codes[start : start + _TILE], terms[start : start + _TILE])
         return
     rounded = np.empty(_TILE, np.int64)
     small = classes <= _SCRATCH_CLASSES
@@ -266,7 +281,7 @@ def add_fixed_by_class(
             continue
         seen = 0
         for i in range(n):
-            shifted = float_bits(tile[i] * _GRID + _ROUNDER) ^ _TWO_52_BITS
+            shifted = fixed_bits(tile[i]) ^ _TWO_52_BITS
             rounded[i] = shifted - _TWO_51
             seen |= shifted
         if seen >> 52 != 0:

@@ -22,7 +22,7 @@ from streamloss.task import Classes, Structure, Task
 
 # Kernels run over one slab after another while it is in the second-level cache;
 # larger slabs spread the cost of calling a kernel over more voxels.
-SLAB_BYTES = 2**20
+SLAB_BYTES = 2**21
 MAX_WEIGHT = 65535
 """With larger weights the counts of a huge volume might not fit in 64 bits."""
 NO_WEIGHT = f"outside 0 to {MAX_WEIGHT:,}"

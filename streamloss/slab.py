@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from streamloss import vecmath
 from streamloss._jit import kernel
 from streamloss.lazy import lazy
+from streamloss.pairs import count_pairs
 from streamloss.task import Classes, Task
-from streamloss.words import any_from
+from streamloss.words import any_beyond, any_from
 
 OUTSIDE_UNIT = "outside [0, 1]"
 NOT_FINITE = "not finite (NaN or infinity)"
@@ -141,11 +142,31 @@ class Slab:
         out = np.empty(self.voxels, task.classes.code_dtype)
         if task.channels > 1:
             _argmax(self.scores, out)
-        elif task.kind == "logits":
-            _decide(self.scores, np.log(task.threshold / (1 - task.threshold)), out)
         else:
-            _decide(self.scores, task.threshold, out)
+            _at_least(self.scores[0], self.least_positive, out)
         return out
+
+    @lazy
+    def _counted(self) -> tuple[NDArray[np.int64], bool]:
+        """`pairs`, and whether all codes are of classes."""
+        classes = len(self._task.classes)
+        counts = np.zeros((classes, classes), np.int64)
+        return counts, count_pairs(self.truth, self.decision, counts)
+
+    @property
+    def pairs(self) -> NDArray[np.int64]:
+        """Voxels by true code and decision, (classes, classes); of a slab without faults."""
+        return self._counted[0]
+
+    @lazy
+    def least_positive(self) -> np.floating:
+        """Least score, in the scores' type, that decides for the positive of two classes."""
+        threshold = self._task.threshold
+        if self._task.kind == "logits":
+            threshold = np.log(threshold / (1 - threshold))
+        kind = self.scores.dtype.type
+        limit: np.floating = kind(threshold)
+        return limit if limit >= threshold else np.nextafter(limit, kind(np.inf))
 
     def faults(self, score_limit: float) -> list[Fault]:
         """Return what cannot be scored, `first` counting within the slab.
@@ -156,6 +177,9 @@ class Slab:
             If the class table grows with the data and has to grow first.
         """
         task = self._task
+        # To count them tells as much as a look at the labels first, and they are counted anyway.
+        if task.kind == "labels" and task.hard_truth and self._counted[1]:
+            return []
         found = []
         if task.hard_truth:
             found += self._label_faults("truth", self.truth)
@@ -209,7 +233,7 @@ def _number_faults(
     # A limit past the numbers' type would be infinity in it, and let infinity pass.
     largest = np.finfo(numbers.dtype).max
     low, high = max(low, -float(largest)), min(high, float(largest))
-    if not _any_outside(numbers, numbers.dtype.type(low), numbers.dtype.type(high)):
+    if not any_beyond(numbers.reshape(-1), high, signed=low < 0):
         return []
     finite = np.isfinite(numbers)
     outside = OUTSIDE_UNIT if (low, high) == (0.0, 1.0) else TOO_LARGE
@@ -224,15 +248,6 @@ def _number_faults(
             value = float(numbers[int(bad[:, index].argmax()), index])
             found.append(Fault(role, reason, int(voxels.sum()), index, value))
     return found
-
-
-def _decide(scores: NDArray[np.floating], threshold: float, out: NDArray[Any]) -> None:
-    """Write which scores of the one channel are at or above a threshold."""
-    kind = scores.dtype.type
-    limit = kind(threshold)
-    if limit < threshold:
-        limit = np.nextafter(limit, kind(np.inf))
-    _at_least(scores[0], limit, out)
 
 
 def _rows(raw: NDArray[Any]) -> NDArray[Any]:
@@ -349,22 +364,6 @@ def _encode_search(
             last = value
             known = True
         out[i] = code
-
-
-@kernel
-def _any_outside(numbers: NDArray[Any], low: Any, high: Any) -> bool:
-    # Limits of the numbers' own type: a float32 need not be widened to be compared. Whole tiles
-    # are looked at before leaving, so that the loop over one vectorises.
-    for k in range(numbers.shape[0]):
-        for start in range(0, numbers.shape[1], _TILE):
-            row = numbers[k, start : start + _TILE]
-            inside = True
-            for i in range(row.size):
-                # NaN fails both comparisons, so it counts as outside.
-                inside &= (row[i] >= low) & (row[i] <= high)
-            if not inside:
-                return True
-    return False
 
 
 def _distinct(labels: NDArray[Any]) -> NDArray[Any]:

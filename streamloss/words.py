@@ -1,15 +1,16 @@
-"""Kernels that look at eight class codes at once, as one machine word.
+"""Kernels that look at eight class codes, or two floats, at once, as one machine word.
 
 Numba widens every uint8 to int64, so that a loop over bytes never vectorises; words
 of bytes do. What the codes stand for is not known here.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamloss._jit import inlined, kernel
+from streamloss._jit import inlined, kernel, use_wide_vectors
 
 LOW_BITS = np.uint64(0x0101010101010101)
 """The lowest bit of each byte of a word."""
@@ -66,6 +67,58 @@ def any_from(codes: NDArray[Any], classes: int) -> bool:
     return rest or (found & ~others) != np.uint64(0)
 
 
+@lru_cache
+def _lanes(dtype: np.dtype[np.floating], limit: float, signed: bool) -> tuple[Any, ...]:
+    """Return the constants of `_any_beyond`, as the types it works in."""
+    bits = 8 * dtype.itemsize
+    ones = 1 if bits == 64 else 2**32 + 1
+    sign = 2 ** (bits - 1)
+    # As integers, floats are in the order of their size.
+    distance = sign - 1 - int(np.array(limit, dtype).view(f"u{dtype.itemsize}"))
+    looked_at = sign - 1 if signed else 2**bits - 1
+    words = (np.uint64(ones * number) for number in (looked_at, distance, sign))
+    return dtype.type(-limit if signed else 0), dtype.type(limit), *words
+
+
+def any_beyond(numbers: NDArray[np.floating], limit: float, *, signed: bool) -> bool:
+    """Return whether any number may be larger than a limit, negative, or not a number.
+
+    Parameters
+    ----------
+    numbers
+        float32 or float64, one dimension, contiguous.
+    limit
+        Positive and finite, a number of their type.
+    signed
+        Whether negative numbers down to -limit pass; without, -0 counts as negative.
+    """
+    return _any_beyond(numbers, *_lanes(numbers.dtype, limit, signed))
+
+
+@kernel
+def _any_beyond(
+    numbers: NDArray[Any],
+    low: Any,
+    high: Any,
+    looked_at: np.uint64,
+    distance: np.uint64,
+    signs: np.uint64,
+) -> bool:
+    # A lane that is too large sets its high bit when the distance is added. One that has it
+    # already may carry into the next, but then the answer is known.
+    use_wide_vectors()
+    edge = numbers.size - numbers.size % (8 // numbers.itemsize)
+    words = numbers[:edge].view(np.uint64)
+    found = np.uint64(0)
+    for i in range(words.size):
+        word = words[i] & looked_at
+        found |= (word + distance) | word
+    inside = True
+    for i in range(edge, numbers.size):
+        inside &= (numbers[i] >= low) & (numbers[i] <= high)
+    return not inside or (found & signs) != np.uint64(0)
+
+
 @inlined
 def count_equal(codes: NDArray[Any], code: int) -> int:
     """Return the number of voxels of a code, for uint8 or uint16 codes of one dimension."""
@@ -90,3 +143,20 @@ def count_equal(codes: NDArray[Any], code: int) -> int:
     for i in range(edge, codes.size):
         different += codes[i] != code
     return codes.size - different
+
+
+@inlined
+def count_ones(codes: NDArray[Any]) -> int:
+    """Return the number of voxels of code 1, for uint8 codes of 0 and 1 of one dimension."""
+    edge = codes.size - codes.size % 8
+    words = codes[:edge].view(np.uint64)
+    found = 0
+    for start in range(0, words.size, WORDS):
+        part = words[start : start + WORDS]
+        sums = np.uint64(0)
+        for i in range(part.size):
+            sums += part[i]
+        found += byte_sum(sums)
+    for i in range(edge, codes.size):
+        found += codes[i]
+    return found

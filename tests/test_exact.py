@@ -287,5 +287,5 @@ def test_hot_loop_holds_packed_instructions(loop: Any, dtype: str) -> None:
     else:
         fresh.compile(f"void(int64[:,::1], uint8[::1], {dtype}[::1], int64)")
     assembly = "".join(fresh.inspect_asm().values())
-    for instruction in ("vmulpd", "vaddpd", "vpaddq", "vp?xor[pdq]*", "vp?or[pdq]*"):
+    for instruction in (r"vfn?m(add|sub)\w+pd", "vpaddq", "vp?xor[pdq]*", "vp?or[pdq]*"):
         assert re.search(rf"{instruction}\s.*[yz]mm", assembly), instruction

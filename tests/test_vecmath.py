@@ -243,7 +243,7 @@ def test_vector_loop_and_scalar_call_agree_bit_for_bit(loop: Any, scalar: Any) -
 
 
 @pytest.mark.parametrize("loop", LOOPS, ids=NAMES)
-def test_loop_holds_packed_and_no_fused_instructions(loop: Any) -> None:
+def test_loop_is_packed_and_only_what_is_written_as_fused_is(loop: Any) -> None:
     if not llvm.get_host_cpu_features().get("avx2"):
         pytest.skip("the CPU has no AVX2")
     # Compiled anew: what comes from the cache has no assembly to show.
@@ -251,6 +251,9 @@ def test_loop_holds_packed_and_no_fused_instructions(loop: Any) -> None:
     fresh.compile("void(float64[::1], float64[::1])")
     assembly = "".join(fresh.inspect_asm().values())
     assert re.search(r"vdivpd\s.*[yz]mm", assembly)
-    assert re.search(r"vaddpd\s.*[yz]mm", assembly)
-    assert "fmadd" not in assembly
+    assert re.search(r"v(add|fmadd\d*)pd\s.*[yz]mm", assembly)
+    # Without these flags LLVM may not contract a product and a sum by itself.
+    assert not re.search(
+        r"\bf(add|sub|mul|div) (fast|contract|reassoc)", "".join(fresh.inspect_llvm().values())
+    )
     assert not re.search(r"callq?\s+\*?\$?(log|exp|pow|__svml)", assembly)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from streamloss import exact, slab, words
+from streamloss import exact, pairs, slab, words
 from streamloss.metrics import confusion, likelihood, moments
 
 pytestmark = pytest.mark.skipif(
@@ -32,43 +32,45 @@ def likelihood_arguments(scores, groups):
 
 # AVX-512 has names of its own, one instruction for any logic of three operands, and masks.
 AND = r"vpand[dq]?|vandp[sd]|vpternlog[dq]"
+FUSED = r"vf(n?)m(add|sub)\w+pd"
 OR = r"vpor[dq]?|vpternlog[dq]"
 
 # Kernel, arguments, and the packed instructions without which it cannot be fast.
 CASES = {
-    "binary counts": (confusion.count_pairs, (BYTES, BYTES, sums(2, 2)), [AND, "vpaddq"]),
+    "binary counts": (pairs.count_pairs, (BYTES, BYTES, sums(2, 2)), [AND, "vpaddq"]),
     "label range": (words.any_from, (BYTES, 4), ["vpaddq", OR]),
     "score range": (
-        slab._any_outside,
-        (SINGLES, np.float32(0), np.float32(1)),
-        ["vcmp(n?le|ge|lt|nlt|nge)ps"],
+        words._any_beyond,
+        (SINGLES[0], *words._lanes(SINGLES.dtype, 1.0, False)),
+        ["vpaddq", OR],
     ),
     "decision": (slab._at_least, (SINGLES[0], np.float32(0.5), BYTES.copy()), ["vcmp(le|ge)ps"]),
     "argmax": (slab._argmax, (CHANNELS, BYTES.copy()), ["vcmpeqps", "vpaddd|vpsubd"]),
-    "fixed-point sum": (
-        exact.add_fixed_terms,
-        (sums(2), DOUBLES),
-        ["vmulpd", "vaddpd", "vpaddq"],
+    "decisions and counts": (
+        confusion.count_decisions,
+        (BYTES, SINGLES[0], np.float32(0.5), sums(2, 2)),
+        ["vcmp(le|ge|lt|nlt)ps", "vpadd[dq]|vpsub[dq]"],
     ),
+    "fixed-point sum": (exact.add_fixed_terms, (sums(2), DOUBLES), [FUSED, "vpaddq"]),
     "fixed-point sum of two classes": (
         exact.add_fixed_by_class,
         (sums(2, 2), BYTES, DOUBLES, 2),
-        ["vpmovzxbq", "vmulpd", "vaddpd", AND, "vpaddq"],
+        ["vpmovzxbq", FUSED, AND, "vpaddq"],
     ),
     "log-loss and focal loss": (
         likelihood._add_hard_binary,
         likelihood_arguments(SINGLES, 2),
-        ["vcvtps2pd", "vdivpd", "vmulpd", "vaddpd", "vpaddq"],
+        ["vcvtps2pd", "vdivpd", "vmulpd", FUSED, "vpaddq"],
     ),
     "log-loss of four channels": (
         likelihood._add_hard,
         likelihood_arguments(CHANNELS, 4),
-        ["vdivpd", "vmulpd", "vaddpd", "vpaddq"],
+        ["vdivpd", "vmulpd", FUSED, "vpaddq"],
     ),
     "soft sums and squared error": (
         moments._add_binary,
         (BYTES, SINGLES, True, True, sums(2), *(sums(1, 2),) * 3, *(sums(2, 2),) * 2),
-        ["vcvtps2pd", "vmulpd", "vaddpd", AND, "vpaddq"],
+        ["vcvtps2pd", "vmulpd", FUSED, "vpaddq"],
     ),
 }
 
