@@ -26,6 +26,9 @@ _FLAGS: dict[str, Any] = {
 }
 
 
+_INLINED: dict[str, Any] = {**_FLAGS, "_nrt": False, "forceinline": True}
+
+
 def kernel(function: F) -> F:
     """Compile a loop over voxels, and keep the machine code on disk.
 
@@ -46,7 +49,7 @@ def inlined(function: F) -> F:
     Numba counts the references to every slice of an array, which are some twenty atomic
     operations for a tile of voxels. Where nothing is allocated, nothing need be counted.
     """
-    return cast(F, njit(**_FLAGS, _nrt=False, forceinline=True)(function))
+    return cast(F, njit(**_INLINED)(function))
 
 
 @intrinsic

@@ -24,6 +24,8 @@ from streamloss.scan import Job, scan
 
 # Runs of blocks per worker: enough that the last ones end together.
 RUNS_PER_WORKER = 8
+# Of ever shorter runs, as many per worker would be left if all were as long as the next.
+SHORTER_RUNS_PER_WORKER = 3
 LARGE_RUN = 2**25
 """Voxels of a run of blocks that outweigh what it costs to start one, and are soon done."""
 
@@ -131,14 +133,21 @@ def _runs(
 ) -> list[NDArray[np.intp]]:
     """Cut the blocks that are left into runs, one after another."""
     blocks = run.blocks[begun:]
-    large = len(blocks) * math.prod(run.job.plan.block_shape) // LARGE_RUN
-    count = RUNS_PER_WORKER * width
+    block = math.prod(run.job.plan.block_shape)
     if not shares_memory:
         # To send one away and get its sum back takes milliseconds.
-        count = max(min(count, large), 2 * width)
-    if saved:
-        count = max(count, large)
-    return np.array_split(blocks, min(count, len(blocks))) if len(blocks) else []
+        large = len(blocks) * block // LARGE_RUN
+        count = max(min(RUNS_PER_WORKER * width, large), 2 * width)
+        if saved:
+            count = max(count, large)
+        return np.array_split(blocks, min(count, len(blocks))) if len(blocks) else []
+    # Ever shorter ones, down to a block: workers then end within a block of each other.
+    largest = max(1, LARGE_RUN // block) if saved else len(blocks)
+    ends, left = [], len(blocks)
+    while left:
+        left -= min(largest, -(-left // (SHORTER_RUNS_PER_WORKER * width)))
+        ends.append(len(blocks) - left)
+    return np.split(blocks, ends[:-1]) if ends else []
 
 
 def _progress(run: Run, progress: Callable[[int, int], None] | None) -> Callable[[int], None]:

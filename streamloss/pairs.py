@@ -67,7 +67,7 @@ def _count_two(t: NDArray[np.uint64], p: NDArray[np.uint64], counts: NDArray[Any
         counts[1, 0] += n_true - n_both
         counts[0, 1] += n_predicted - n_both
         counts[0, 0] += 8 * a.size - n_true - n_predicted + n_both
-    return (seen & ~LOW_BITS) == _NONE
+    return bool((seen & ~LOW_BITS) == _NONE)
 
 
 @inlined
@@ -139,7 +139,7 @@ def _count_four(
                 counts[i, j] += sums[i, j]
             else:
                 beyond += sums[i, j]
-    return beyond == 0 and (seen & ~(_THREE * LOW_BITS)) == _NONE
+    return bool(beyond == 0 and (seen & ~(_THREE * LOW_BITS)) == _NONE)
 
 
 @inlined

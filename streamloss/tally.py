@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from streamloss._jit import kernel
 from streamloss.slab import Slab
 from streamloss.task import Task
-from streamloss.words import LOW_BITS
 
-_LOWEST = np.uint64(0xFF)
+_EVEN_BYTES = np.uint64(0x00FF00FF00FF00FF)
+_BYTE = np.uint64(8)
+_KEY = np.uint64(0xFFFF)
+_SECOND, _THIRD, _FOURTH = np.uint64(16), np.uint64(32), np.uint64(48)
 
 
 def empty_tally(task: Task, dtype: np.dtype[Any]) -> NDArray[np.int64] | None:
@@ -53,46 +55,39 @@ def add_to_tally(slab: Slab, codes: NDArray[Any], tally: NDArray[np.int64]) -> N
     """
     if codes.dtype.kind == "f":
         codes = codes.view(np.uint16)
-    if codes.dtype.itemsize == 1:
-        # Neighbours often hold the same pair, and adding to one address waits for the last
-        # addition to it; four tables take 16 KiB, of 16 bits they would leave the cache.
-        tables = np.zeros((4, *tally.shape), np.int64)
-        _count_bytes(slab.truth, codes, *tables)
-        tally += tables.sum(axis=0)
+    if codes.dtype.itemsize == 1 and slab.truth.itemsize == 1:
+        _count_bytes(slab.truth, codes, tally)
     else:
         _count(slab.truth, codes, tally, tally, tally, tally)
 
 
 @kernel
-def _count_bytes(
-    truth: NDArray[Any],
-    codes: NDArray[Any],
-    first: NDArray[np.int64],
-    second: NDArray[np.int64],
-    third: NDArray[np.int64],
-    fourth: NDArray[np.int64],
-) -> None:
-    # Where a network is sure, eight neighbours hold one pair: 0.37 ns a voxel instead of 0.85 on
-    # the benchmark's volumes, 0.73 instead of 0.62 on codes that are all noise.
+def _count_bytes(truth: NDArray[Any], codes: NDArray[Any], tally: NDArray[np.int64]) -> None:
+    # Keys of 16 bits, class and code, of four voxels in one machine word. Neighbours often hold
+    # the same pair, and adding to one address waits for the last addition to it, so each of
+    # eight has a table: 0.49 ns a voxel instead of 0.71 with four tables of rows by class.
     edge = truth.size - truth.size % 8
     t = truth[:edge].view(np.uint64)
     p = codes[:edge].view(np.uint64)
+    tables = np.zeros((8, tally.size), np.uint32)
+    one = np.uint32(1)
     for i in range(t.size):
-        a, b = t[i], p[i]
-        if b == (b & _LOWEST) * LOW_BITS and a == (a & _LOWEST) * LOW_BITS:
-            first[a & _LOWEST, b & _LOWEST] += 8
-        else:
-            k = 8 * i
-            first[truth[k], codes[k]] += 1
-            second[truth[k + 1], codes[k + 1]] += 1
-            third[truth[k + 2], codes[k + 2]] += 1
-            fourth[truth[k + 3], codes[k + 3]] += 1
-            first[truth[k + 4], codes[k + 4]] += 1
-            second[truth[k + 5], codes[k + 5]] += 1
-            third[truth[k + 6], codes[k + 6]] += 1
-            fourth[truth[k + 7], codes[k + 7]] += 1
+        even = ((t[i] & _EVEN_BYTES) << _BYTE) | (p[i] & _EVEN_BYTES)
+        odd = (t[i] & ~_EVEN_BYTES) | ((p[i] >> _BYTE) & _EVEN_BYTES)
+        tables[0, even & _KEY] += one
+        tables[1, odd & _KEY] += one
+        tables[2, (even >> _SECOND) & _KEY] += one
+        tables[3, (odd >> _SECOND) & _KEY] += one
+        tables[4, (even >> _THIRD) & _KEY] += one
+        tables[5, (odd >> _THIRD) & _KEY] += one
+        tables[6, even >> _FOURTH] += one
+        tables[7, odd >> _FOURTH] += one
+    for k in range(tables.shape[0]):
+        for i in range(tally.shape[0]):
+            for j in range(256):
+                tally[i, j] += tables[k, 256 * i + j]
     for i in range(edge, truth.size):
-        first[truth[i], codes[i]] += 1
+        tally[truth[i], codes[i]] += 1
 
 
 @kernel

@@ -65,7 +65,7 @@ def log_reduced(x: float) -> tuple[float, float]:
     """Return e and f with x = 2**e * (1 + f), 1 + f in [sqrt(1/2), sqrt(2)); x > 0 and normal."""
     bits = float_bits(x) + _TO_ONE_BITS
     # A logical shift: AVX2 has no arithmetic one of 64 bits.
-    shifted = np.int64(np.uint64(bits) >> np.uint64(52))
+    shifted = int(np.uint64(bits) >> np.uint64(52))
     exponent = bits_float(shifted | _TWO_52_BITS) - (_TWO_52 + 1023.0)
     return exponent, bits_float((bits & _MANTISSA) + _SQRT_HALF_BITS) - 1.0
 

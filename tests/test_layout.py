@@ -23,6 +23,7 @@ ORDER = [
     "vecmath",
     "exact",
     "words",
+    "pairs",
     "slab",
     "statistic",
     "averages",

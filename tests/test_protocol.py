@@ -133,7 +133,7 @@ def test_blocks_smaller_than_the_volume_read_their_halo():
     truth = rng.integers(0, 3, (96, 64, 512), np.uint8)
     stored = zarr.create_array({}, shape=truth.shape, dtype="u1", chunks=(48, 64, 64))
     stored[...] = truth
-    result = sl.score(stored, stored, metrics="faces", max_memory="200MiB", workers=2)
+    result = sl.score(stored, stored, metrics="faces", max_memory="208MiB", workers=2)
     assert np.prod(result.timing["block"]) < truth.size
     faces = sum(int((np.diff(truth.astype(int), axis=a) != 0).sum()) for a in range(3))
     assert result["faces"].value == faces

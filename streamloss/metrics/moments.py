@@ -100,7 +100,7 @@ def _add_squares(rows: NDArray[Any], sums: NDArray[np.int64]) -> None:
 
 
 @inlined
-def _mass(p: float) -> float:
+def _mass(p: Any) -> Any:
     """Return p, but a step of the grid at least for p > 0: else an empty class could seem one."""
     # In p's own type: twice as many float32 as float64 at a time.
     return p if p > _STEP else (_STEP if p > _ZERO else _ZERO)
