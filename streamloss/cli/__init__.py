@@ -5,7 +5,6 @@ that `--help` answers at once.
 """
 
 import os
-import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from streamloss.cli.demo import demo
 from streamloss.cli.inspect import inspect
 from streamloss.cli.merge import merge
 from streamloss.cli.metrics import metrics
+from streamloss.cli.output import with_flags
 from streamloss.cli.score import score
 from streamloss.errors import InvalidInputError, ReadError, WorkerError
 
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = error.format_message()
         return _fail(message[:1].lower() + message[1:].removesuffix("."), EXIT_USAGE)
     except InvalidInputError as error:
-        return _fail(_with_flags(str(error)), EXIT_USAGE)
+        return _fail(with_flags(str(error)), EXIT_USAGE)
     except (ReadError, WorkerError) as error:
         return _fail(str(error), EXIT_ERROR)
     except MemoryError as error:
@@ -82,12 +82,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             EXIT_ERROR,
         )
     return code if isinstance(code, int) else 0
-
-
-def _with_flags(sentence: str) -> str:
-    """Spell the keywords of a sentence, `name` and name="value", as flags."""
-    sentence = re.sub(r'\b([a-z_]+)="(\w+)"', r"`\1` \2", sentence)
-    return re.sub(r"`([a-z_]+)`", lambda m: "--" + m[1].replace("_", "-"), sentence)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

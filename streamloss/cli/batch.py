@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamloss.cli.output import console, refuse_same_target, target_callback, write
+from streamloss.cli.output import console, refuse_same_target, target_callback, with_flags, write
 from streamloss.cli.score import _ScoreCommand
 from streamloss.cli.score import score as score_command
 from streamloss.cli.sections import Option, given, joined
@@ -346,7 +346,7 @@ def _print_tables(done: "Batch") -> None:
     if done.failures:
         terminal.print(f"{len(done.failures):,} failed:")
         for failure in done.failures:
-            line = f"  {failure.case} ({failure.model}): {failure.reason}"
+            line = f"  {failure.case} ({failure.model}): {with_flags(failure.reason)}"
             terminal.print(Text(line))
 
 
@@ -363,11 +363,14 @@ def _summary_table(rows: Sequence["Summary"]) -> "Table":
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("Worst case", overflow="fold")
     table.add_column("n", justify="right", no_wrap=True)
-    table.add_column("Undefined", justify="right", no_wrap=True)
+    undefined = any(row.undefined for row in rows)
+    if undefined:
+        table.add_column("Undefined", justify="right", no_wrap=True)
     for row in rows:
         worst = format_number(row.worst) if row.worst_case else ""
         cells = [row.metric, format_number(row.mean), format_number(row.median), worst]
-        cells += [row.worst_case, f"{row.n:,}", f"{row.undefined:,}"]
+        cells += [row.worst_case, f"{row.n:,}"]
+        cells += [f"{row.undefined:,}"] if undefined else []
         table.add_row(*map(Text, cells))
     return table
 

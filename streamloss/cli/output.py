@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -132,6 +133,12 @@ def deliver(result: "Result", json_target: str | None, csv_target: str | None) -
 
 def _cell(number: float) -> str:
     return "" if math.isnan(number) else repr(number)
+
+
+def with_flags(sentence: str) -> str:
+    """Spell the keywords of a sentence, `name` and name="value", as flags."""
+    sentence = re.sub(r'\b([a-z_]+)="(\w+)"', r"`\1` \2", sentence)
+    return re.sub(r"`([a-z_]+)`", lambda m: "--" + m[1].replace("_", "-"), sentence)
 
 
 def console(file: IO[str] | None = None) -> "Console":
