@@ -20,6 +20,7 @@ import zarr
 
 import streamloss
 from streamloss.catalogue import catalogue
+from streamloss.cli import program
 from streamloss.docstrings import example
 from streamloss.statistic import metric_names
 
@@ -67,6 +68,12 @@ def test_the_code_blocks_of_the_readme_run_and_print_what_it_shows(tmp_path, mon
         else:
             assert language == "console", text
             run_console(text)
+
+
+def test_the_readme_tells_of_every_command():
+    _, _, section = README.read_text(encoding="utf-8").partition("## Command line")
+    told = re.findall(r"^\| `streamloss (\w+)", section.partition("\n## ")[0], re.MULTILINE)
+    assert sorted(told) == sorted(program.commands)
 
 
 def test_the_readme_cites_this_version():
