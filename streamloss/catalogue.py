@@ -7,6 +7,7 @@ sources. Nothing is defined here.
 import math
 from collections.abc import Iterable
 
+from streamloss.docstrings import example
 from streamloss.statistic import INVARIANCES, Metric, definitions, metric_names
 
 _HEAD = """\
@@ -17,6 +18,7 @@ Generated from the registry by `python -m streamloss.catalogue`; a test fails wh
 
 How the classes become one number, what is left out, and what empties do is said once for all
 metrics in the README of the project. Range and direction are those of the headline value.
+Examples follow `import numpy as np, streamloss as sl`; tests run them.
 """
 
 
@@ -55,6 +57,7 @@ def _section(name: str) -> str:
         lines += [f"**{metric.title}{where}.** {_cell(metric.formula)}.", ""]
         lines += [f"- {label}: {text}" for label, text in _facts(metric) if text]
         lines.append("")
+    lines += ["```python", example(name), "```", ""]
     return "\n".join(lines)
 
 
