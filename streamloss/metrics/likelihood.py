@@ -128,32 +128,35 @@ def _add_hard_binary(
             term = -vecmath.log_for_grid(exponent, ratio)
             logs[i] = term
             total += exact.fixed_bits(term)
+            # Focal loss wants the squared miss: while the divider is busy it costs nothing.
+            miss = 1.0 - chances[i]
+            chances[i] = miss * miss
         # Tiles of one class, the usual ones of a segmentation, need no masks.
         mixed = 0 < positives < size
         inside = total if positives == size else 0
-        if mixed:
-            for i in range(size):
-                inside += exact.fixed_bits(logs[i]) if codes[i] == 1 else 0
-        exact.add_fixed_pair(loss, size, positives, total, inside)
+        focal_total = 0
+        focal_inside = 0
         if focal:
-            for i in range(size):
-                chances[i] = 1.0 - chances[i]
-            _raise(chances[:size], gamma)
+            if gamma != 2.0:
+                _raise(chances[:size], 0.5 * gamma)
             low, high = weights[0], weights[1]
-            total = 0
-            inside = 0
             if mixed:
                 for i in range(size):
-                    weight = high if codes[i] == 1 else low
-                    units = exact.fixed_bits(logs[i] * chances[i] * weight)
-                    total += units
-                    inside += units if codes[i] == 1 else 0
+                    positive = codes[i] == 1
+                    inside += exact.fixed_bits(logs[i]) if positive else 0
+                    units = exact.fixed_bits(logs[i] * chances[i] * (high if positive else low))
+                    focal_total += units
+                    focal_inside += units if positive else 0
             else:
                 weight = high if positives == size else low
                 for i in range(size):
-                    total += exact.fixed_bits(logs[i] * chances[i] * weight)
-                inside = total if positives == size else 0
-            exact.add_fixed_pair(focal_loss, size, positives, total, inside)
+                    focal_total += exact.fixed_bits(logs[i] * chances[i] * weight)
+                focal_inside = focal_total if positives == size else 0
+            exact.add_fixed_pair(focal_loss, size, positives, focal_total, focal_inside)
+        elif mixed:
+            for i in range(size):
+                inside += exact.fixed_bits(logs[i]) if codes[i] == 1 else 0
+        exact.add_fixed_pair(loss, size, positives, total, inside)
 
 
 @kernel
