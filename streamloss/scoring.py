@@ -115,7 +115,7 @@ def score(
         Resolution level of an OME-Zarr image.
     reader
         "auto", or what reads the chunks: "direct" (files of Zarr without
-        zarr-python, the fastest), "zarr" (zarr-python).
+        zarr-python, the fastest), "zarr" (zarr-python), or "tensorstore".
     missing
         What a chunk that is not stored means: "fill" reads it as the fill
         value, "error" refuses the array.
