@@ -1,9 +1,11 @@
 """The notebooks run from top to bottom on small sizes, and are stored without outputs."""
 
+import ast
 import os
 import re
 import subprocess
 import sys
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import nbformat
@@ -60,3 +62,30 @@ def test_a_notebook_is_stored_without_outputs(path):
     for cell in notebook.cells:
         assert not cell.get("outputs"), cell.source
         assert cell.get("execution_count") is None, cell.source
+
+
+@every_notebook
+def test_the_extra_for_notebooks_brings_what_they_import(path):
+    brought = {
+        re.match(r"[\w-]+", line)[0].lower()
+        for line in requires("streamloss")
+        if "extra ==" not in line or re.search(r"extra == .notebooks.", line)
+    }
+    code = "\n".join(
+        line
+        for cell in nbformat.read(path, as_version=4).cells
+        if cell.cell_type == "code"
+        for line in cell.source.splitlines()
+        if not line.startswith("!")
+    )
+    modules = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(node.module.partition(".")[0])
+    # Some are opened for the data they bring along, without being imported.
+    modules |= set(re.findall(r'data\("(\w+)"', code))
+    for module in modules - sys.stdlib_module_names - {"streamloss"}:
+        names = {name.lower() for name in packages_distributions()[module]}
+        assert names & brought, module
