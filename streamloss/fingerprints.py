@@ -41,20 +41,31 @@ def of_source(source: str) -> dict[str, Any]:
 def of_volume(volume: Volume) -> dict[str, Any]:
     """Return what `of_source` does of an open volume; of an array in memory, of its voxels.
 
-    An object that computes its voxels, such as a dask array, is known by its name alone.
+    Of an array in a bucket the digest covers the name, size and version of every object. What
+    computes its voxels, such as a dask array, is known by its name alone.
     """
     array = volume.view(tuple(slice(0, size) for size in volume.shape))
     if isinstance(array, np.memmap) and array.filename is not None:
         return of_source(os.fspath(array.filename))
     if array is None:
         place, _ = split_at_file(Path(volume.name))
-        if not place.exists():
-            return {"path": volume.name, "files": None, "bytes": None, "digest": None}
-        return of_source(volume.name)
+        return of_source(volume.name) if place.exists() else _of_objects(volume)
     digest = hashlib.sha256()
     for part in array if array.ndim > 1 else [array]:
         digest.update(np.ascontiguousarray(part).data)
     return {"path": volume.name, "files": 0, "bytes": array.nbytes, "digest": digest.hexdigest()}
+
+
+def _of_objects(volume: Volume) -> dict[str, Any]:
+    """Return what tells whether an array in a bucket has changed, of others the name alone."""
+    list_objects = getattr(volume, "stored_objects", tuple)
+    digest, count, size = hashlib.sha256(), 0, 0
+    for name, length, version in sorted(list_objects()):
+        digest.update(f"{name}\0{length}\0{version}\n".encode())
+        count, size = count + 1, size + length
+    if not count:
+        return {"path": volume.name, "files": None, "bytes": None, "digest": None}
+    return {"path": volume.name, "files": count, "bytes": size, "digest": digest.hexdigest()}
 
 
 def _files(path: Path) -> Iterable[tuple[str, os.stat_result]]:

@@ -119,6 +119,9 @@ def difference(one: Origin, task: Task, other: Origin, its_task: Task) -> Differ
         for fact, value in mine.items():
             if value != its[fact]:
                 return Difference(f"the {fact} of the {role}", str(value), str(its[fact]))
+        if one.integrity[role] != other.integrity[role]:
+            counts = (str(origin.integrity[role]) for origin in (one, other))
+            return Difference(f"what is stored of the {role}", *counts)
         states = (_file_state(origin.sources[role]) for origin in (one, other))
         found = Difference(f"the stored {role} {one.inputs[role]['name']}", *states)
         if found.one != found.other:

@@ -142,3 +142,14 @@ def test_a_bucket_that_cannot_be_reached_is_named(bucket, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(InvalidInputError, match=r"truth 's3://bucket/v\.zarr' cannot be opened"):
         open_volume("s3://bucket/v.zarr", role="truth")
+
+
+def test_a_checkpoint_sees_a_changed_object(bucket, tmp_path):
+    array = zarr.create_array(place(bucket, "v.zarr"), data=voxels(), chunks=CHUNKS)
+    options = {"kind": "values", "checkpoint": tmp_path}
+    first = sl.score("s3://bucket/v.zarr", "s3://bucket/v.zarr", **options)
+    again = sl.score("s3://bucket/v.zarr", "s3://bucket/v.zarr", **options)
+    assert again.metrics == first.metrics
+    array[0, 0, 0] = array[0, 0, 0] + 1
+    with pytest.raises(InvalidInputError, match=r"the stored truth s3:.* was .* files"):
+        sl.score("s3://bucket/v.zarr", "s3://bucket/v.zarr", **options)

@@ -284,6 +284,19 @@ class ZarrVolume:
         # A store that does not list the array's own metadata cannot list its chunks either.
         return StoredChunks(grid, outer) if listed else None
 
+    def stored_objects(self) -> Iterator[tuple[str, int, str]]:
+        """Yield name, size and version of each object of an array in a bucket, none of others."""
+        from zarr.storage import ObjectStore
+
+        if isinstance(self.array.store, ObjectStore):
+            import obstore
+
+            # A folder's prefix ends with its name, as S3 has no folders.
+            for page in obstore.list(self.array.store.store, prefix=f"{self.array.path}/"):
+                for entry in page:
+                    version = entry["e_tag"] or str(entry["last_modified"])
+                    yield entry["path"], entry["size"], version
+
 
 def _with_direct(volume: ZarrVolume, reader: str) -> ZarrVolume:
     """Read a volume's files directly if possible."""
