@@ -26,8 +26,9 @@ from streamloss.scan import Job, scan
 RUNS_PER_WORKER = 8
 # Of ever shorter runs, as many per worker would be left if all were as long as the next.
 SHORTER_RUNS_PER_WORKER = 3
-LARGE_RUN = 2**25
-"""Voxels of a run of blocks that outweigh what it costs to start one, and are soon done."""
+LARGE_RUN = 2**26
+"""Bytes of the voxels of a run of blocks that outweigh what it costs to start one, and are soon
+done."""
 
 
 def execute(
@@ -133,7 +134,7 @@ def _runs(
 ) -> list[NDArray[np.intp]]:
     """Cut the blocks that are left into runs, one after another."""
     blocks = run.blocks[begun:]
-    block = math.prod(run.job.plan.block_shape)
+    block = math.prod(run.job.plan.block_shape) * _bytes_per_voxel(run.job)
     if not shares_memory:
         # To send one away and get its sum back takes milliseconds.
         large = len(blocks) * block // LARGE_RUN
@@ -148,6 +149,13 @@ def _runs(
         left -= min(largest, -(-left // (SHORTER_RUNS_PER_WORKER * width)))
         ends.append(len(blocks) - left)
     return np.split(blocks, ends[:-1]) if ends else []
+
+
+def _bytes_per_voxel(job: Job) -> int:
+    ndim = len(job.plan.region)
+    return sum(
+        math.prod(volume.shape[:-ndim]) * volume.dtype.itemsize for volume in job.arrays.values()
+    )
 
 
 def _progress(run: Run, progress: Callable[[int, int], None] | None) -> Callable[[int], None]:
