@@ -44,6 +44,15 @@ class Accumulator:
     ...     accumulator.update(truth, prediction)
     >>> accumulator.compute()["mse"].value
     0.125
+
+    Another machine saved its part, which is merged:
+
+    >>> part = sl.Accumulator(metrics=["mse"])
+    >>> part.update(np.array([1, 1]), np.array([0.0, 1.0]))
+    >>> part.save("part.slstate")
+    >>> accumulator.merge(sl.Accumulator.load("part.slstate"))
+    >>> accumulator.compute()["mse"].value
+    0.25
     """
 
     def __init__(

@@ -38,6 +38,14 @@ class MetricResult:
         Whole numbers beside it: undefined classes, clipped voxels.
     details
         What is more than a number: the points of a curve, a matrix.
+
+    Examples
+    --------
+    >>> import numpy as np, streamloss as sl
+    >>> truth, prediction = np.array([0, 1, 1, 2]), np.array([0, 1, 1, 0])
+    >>> dice = sl.score(truth, prediction, metrics="dice")["dice"]
+    >>> dice.value, dice.per_class, dice.counts["missed_classes"]
+    (0.5, {1: 1.0, 2: 0.0}, 1)
     """
 
     value: float
