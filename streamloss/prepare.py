@@ -22,7 +22,7 @@ from streamloss.volume import Region, Volume
 
 # Beyond this a larger block no longer makes reading cheaper: read directly, 2**18 voxels took
 # about 1.1 times as long as 2**20 with chunks of 64³. zarr-python has a cost for every read.
-TARGET_BLOCK_VOXELS = {"direct": 2**20, "memory": 2**20}
+TARGET_BLOCK_VOXELS = {"direct": 2**21, "memory": 2**20}
 TARGET_BLOCK_VOXELS_OF_OTHERS = 2**22
 # What a process takes to compile and run kernels, whatever the volume; measured
 # by benchmarks/memory.py, rounded up.
