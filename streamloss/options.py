@@ -107,7 +107,7 @@ def settle(
         metrics=names or _default_metrics(settled_kind, soft_truth),
         classes=table,
         channels=channels,
-        score_bits=8 * prediction.dtype.itemsize if channels else 0,
+        score_type=prediction.dtype.name if channels else "",
         soft_truth=soft_truth,
         threshold=_number("threshold", threshold, 0.0, 1.0),
         spacing=_spacing(spacing),

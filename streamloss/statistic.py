@@ -152,6 +152,8 @@ class Metric:
     example
         Options of the example that is shown with the definition: those without which it
         cannot be scored.
+    of_counts
+        Of a metric that is a formula of each class's four counts, that formula.
     """
 
     name: str
@@ -175,6 +177,7 @@ class Metric:
     parts: tuple[str, ...] = ()
     combine: Literal["mean", "sum"] = "mean"
     example: Mapping[str, Any] = field(default_factory=dict)
+    of_counts: Callable[[Any, Task], float] | None = None
 
     @property
     def options(self) -> set[str]:

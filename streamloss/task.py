@@ -103,8 +103,8 @@ class Task:
         The class table; empty for `values`.
     channels
         Scores per voxel: 1 for binary and values, C for multi-class, 0 for labels.
-    score_bits
-        Bits of a score as it is stored, 0 for labels.
+    score_type
+        Name of the type that scores are stored as, empty for labels.
     soft_truth
         True if the truth is a distribution in [0, 1] instead of labels.
     threshold
@@ -131,7 +131,7 @@ class Task:
     metrics: tuple[str, ...]
     classes: Classes = field(default_factory=Classes)
     channels: int = 0
-    score_bits: int = 0
+    score_type: str = ""
     soft_truth: bool = False
     threshold: float = 0.5
     parameters: Mapping[str, Any] = field(default_factory=dict)

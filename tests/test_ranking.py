@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import streamloss as sl
-from streamloss.metrics import ranking
+from streamloss.metrics import another_look, score_bins
+from streamloss.metrics.score_bins import Bins
 from tests.strategies import chunk_grids, unit_values
 from tests.test_laws import as_zarr, payload
 
@@ -75,9 +76,9 @@ def test_looking_again_and_again_ends_with_the_same_bits(volume):
     options = {"metrics": "auroc,average_precision", "exact": True}
     expected = payload(sl.score(truth, scores, **options))
     with pytest.MonkeyPatch.context() as patch:
-        places = np.searchsorted(ranking.edges(11), scores.astype(float), "right")
+        places = np.searchsorted(score_bins.least(LAYOUTS["f4"]), scores.astype(float), "right")
         largest = np.unique(places, return_counts=True)[1].max()
-        patch.setattr(ranking, "MAX_SCORES", int(largest))
+        patch.setattr(another_look, "MAX_SCORES", int(largest))
         assert payload(sl.score(truth, scores, **options)) == expected
 
 
@@ -89,17 +90,63 @@ def test_sixteen_bits_are_exact_at_once(volume):
     assert got["auroc"].value == pytest.approx(naive_auroc(truth, scores.astype(float)), abs=1e-15)
 
 
-@pytest.mark.parametrize("dtype", ["u1", "u2"])
-def test_every_code_of_an_integer_type_has_a_bin_of_its_own(dtype):
-    codes = np.arange(np.iinfo(dtype).max + 1) / np.iinfo(dtype).max
-    places = np.searchsorted(ranking.edges(11), codes, "right")
-    assert len(np.unique(places)) == len(codes)
+LAYOUTS = {
+    "u1": Bins("codes", 255, "double"),
+    "u2": Bins("codes", 65535, "double"),
+    "f2": Bins("halves", 0, "single"),
+    "f4": Bins("floats", 11, "single"),
+    "f8": Bins("floats", 11, "double"),
+    "f4 of many channels": Bins("floats", 3, "single"),
+}
 
 
-def test_every_half_float_has_a_bin_of_its_own():
-    halves = np.arange(0x3C01, dtype=np.uint16).view(np.float16).astype(float)
-    places = np.searchsorted(ranking.edges(11), halves, "right")
-    assert len(np.unique(places)) == len(halves)
+def values_to_bin(name, bins):
+    """All codes, or floats at, just below and just above the edge of every bin."""
+    if bins.layout != "floats":
+        codes = np.arange(bins.count, dtype=np.uint16)
+        return codes.view("f2").astype("f4") if name == "f2" else codes / float(bins.detail)
+    edges = score_bins.least(bins)
+    tiny = [0.0, -0.0, 5e-324, 1e-310, 1e-45, 1e-39, 2.0**-31, 1 - 2.0**-25, 1.0]
+    near = [edges, np.nextafter(edges, 0.0), np.minimum(np.nextafter(edges, 2.0), 1.0), tiny]
+    return np.concatenate(near).astype(name[:2])
+
+
+@pytest.mark.parametrize(("name", "bins"), LAYOUTS.items(), ids=list(LAYOUTS))
+def test_a_probability_is_counted_in_the_bin_that_can_hold_it(name, bins):
+    values = values_to_bin(name, bins)
+    truth = np.arange(values.size) % 3
+    counts = np.zeros((2, bins.count), np.int64)
+    score_bins.count(truth.astype(np.uint8), values, 1, bins, counts)
+    places = np.searchsorted(score_bins.least(bins), values.astype(float), "right") - 1
+    for row, chosen in ((0, truth != 1), (1, truth == 1)):
+        assert np.array_equal(counts[row], np.bincount(places[chosen], minlength=bins.count))
+    if bins.layout != "floats":
+        assert np.array_equal(np.sort(places), np.arange(bins.count))
+
+
+@pytest.mark.parametrize(("name", "bins"), LAYOUTS.items(), ids=list(LAYOUTS))
+def test_a_bin_said_to_hold_one_score_holds_but_one(name, bins):
+    values = np.unique(values_to_bin(name, bins).astype(float) + 0.0)
+    places = np.searchsorted(score_bins.least(bins), values, "right") - 1
+    found = np.bincount(places, minlength=bins.count)
+    assert np.all(found[score_bins.tied(bins)] <= 1)
+
+
+@pytest.mark.parametrize("name", ["f2", "f4", "f8"])
+@given(seed=st.integers(0, 2**32))
+def test_thresholds_of_the_background_give_the_score_they_promise(name, seed):
+    rng = np.random.default_rng(seed)
+    truth = (rng.random(40) < 0.4).astype(np.uint8)
+    truth[:2] = 0, 1
+    scores = unit_values(rng, 40, name)
+    # Many lie on the edges of bins of the middle.
+    scores = np.where(rng.random(40) < 0.5, np.round(scores * 64) / 64, scores).astype(name)
+    best = sl.score(truth, scores, metrics="best_threshold_dice", include_background=True)
+    for label, p in ((0, 1 - scores.astype(float)), (1, scores.astype(float))):
+        got = best["best_threshold_dice"]
+        cut = (p >= got.per_class[label]).astype(np.uint8)
+        promised = got.details[str(label)]["score"]
+        assert sl.dice((truth == label).astype(np.uint8), cut, classes=2) == pytest.approx(promised)
 
 
 @given(volume=scored_volumes(["f2"]), data=st.data())

@@ -6,24 +6,23 @@ bins are exact; thresholds are such edges.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamloss.averages import OVER_CLASSES, Ends, Presence, naive_mean, over_classes
+from streamloss.averages import OVER_CLASSES, Ends, naive_mean
 from streamloss.metrics.calibration import BINS
-from streamloss.metrics.confusion import Confusion
+from streamloss.metrics.confusion import ClassCounts, Confusion
 from streamloss.metrics.ranking import (
     KINDS,
     Histogram,
     Ranking,
     class_probabilities,
-    class_scores,
-    edges,
-    histogram,
     interval,
-    resolution,
+    least,
+    over_histograms,
 )
 from streamloss.metrics.rates import BETA
 from streamloss.statistic import Metric, Parameter, Readings, Score, discover, number
@@ -43,23 +42,20 @@ def _best(
     formula: Callable[..., NDArray[np.float64]],
 ) -> Callable[[Ranking, Task], Score]:
     def score(state: Ranking, task: Task) -> Score:
-        found, histograms, details = [], [], {}
-        for code in range(len(task.classes)):
-            h = histogram(state, code, task)
-            histograms.append(h)
+        details = {}
+
+        def best(h: Histogram, code: int) -> tuple[float, float]:
             if not h.positives.sum() or not h.negatives.sum():
-                found.append((math.nan, math.nan))
-                continue
+                return math.nan, math.nan
             tp, fp, fn, tn = _counts(h)
             with np.errstate(invalid="ignore", divide="ignore"):
                 values = formula(tp, fp, fn, tn, task)
             # Of equal ones the first, which is the highest threshold.
             place = int(np.nanargmax(values))
-            found.append((float(h.thresholds[place]), 0.0))
-            if code in task.classes.scored:
-                details[str(task.classes.values[code])] = {"score": float(values[place])}
-        mean = class_scores(found, histograms, task)
-        return Score(mean.value, mean.per_class, mean.error_bound, mean.counts, details)
+            details[str(task.classes.values[code])] = {"score": float(values[place])}
+            return float(h.thresholds[place]), 0.0
+
+        return replace(over_histograms(best, state, task), details=details)
 
     return score
 
@@ -83,88 +79,79 @@ def _youden(tp: Any, fp: Any, fn: Any, tn: Any, task: Task) -> NDArray[np.float6
 
 def sensitivity_at_specificity(state: Ranking, task: Task) -> Score:
     """Return the highest sensitivity at a specificity of at least the one asked for."""
-    least = task.parameters["specificity_at_least"]
-    found, histograms = [], []
-    for code in range(len(task.classes)):
-        h = histogram(state, code, task)
-        histograms.append(h)
+
+    def highest(h: Histogram, code: int) -> tuple[float, float]:
         if not h.positives.sum() or not h.negatives.sum():
-            found.append((math.nan, math.nan))
-            continue
+            return math.nan, math.nan
         tp, fp, _, tn = _counts(h)
-        allowed = int((tn / (tn + fp) >= least).sum())
+        allowed = int((tn / (tn + fp) >= task.parameters["specificity_at_least"]).sum())
         low = float(tp[allowed - 1] / tp[-1]) if allowed else 0.0
         high = low
         if allowed < len(tp) and not h.tied[allowed]:
             # All positives of the bin in which the limit lies may come before its negatives.
             high = float(tp[allowed] / tp[-1])
-        found.append(interval(low, high))
-    return class_scores(found, histograms, task)
+        return interval(low, high)
+
+    return over_histograms(highest, state, task)
 
 
 def threshold_curve(state: Ranking, task: Task) -> Score:
     """Return every metric of counts at many thresholds; the value is the best Dice."""
-    confusion = discover()["confusion"]
-    metrics = [m for m in confusion.metrics if m.range[1] <= 1.0 and "labels" in m.kinds]
-    defaults = {p.name: p.default for m in metrics for p in m.parameters}
+    details = {}
+
+    def best(h: Histogram, code: int) -> tuple[float, float]:
+        positives, negatives = int(h.positives.sum()), int(h.negatives.sum())
+        if not positives:
+            return math.nan, math.nan
+        edges = least(code, task)
+        thresholds = edges[np.searchsorted(edges, np.linspace(0.0, 1.0, STEPS + 1))]
+        places = np.searchsorted(-h.thresholds, -thresholds, "right")
+        tp, fp = (np.append(0, np.cumsum(part))[places] for part in (h.positives, h.negatives))
+        curve: dict[str, list[float | None]] = {"threshold": thresholds.tolist()}
+        for hits, wrong in zip(tp.tolist(), fp.tolist(), strict=True):
+            c = ClassCounts(hits, wrong, positives - hits, negatives - wrong)
+            counts = [[c.true_negatives, wrong], [c.false_negatives, hits]]
+            both = Confusion(np.array(counts, np.int64))
+            for metric in metrics:
+                own = metric.of_counts
+                number = own(c, binary) if own else metric.score(both, binary).value
+                curve.setdefault(metric.name, []).append(None if math.isnan(number) else number)
+        details[str(task.classes.values[code])] = curve
+        return max(x for x in curve["dice"] if x is not None), 0.0
+
+    # The matrix itself is the four counts.
+    metrics = [m for m in discover()["confusion"].metrics if m.name != "confusion_matrix"]
+    options = {p.name: p.default for metric in metrics for p in metric.parameters}
     binary = Task(
         "labels",
-        tuple(m.name for m in metrics),
+        tuple(metric.name for metric in metrics),
         Classes((0, 1), ("other", "class")),
-        parameters={**defaults, **task.parameters, "average": "macro", "class_weights": None},
+        parameters={**options, "beta": task.parameters["beta"]},
+        spacing=task.spacing,
     )
-    least = edges(resolution(task))
-    best, details, histograms = [], {}, []
-    for code in range(len(task.classes)):
-        h = histogram(state, code, task)
-        histograms.append(h)
-        if code not in task.classes.scored or not h.positives.sum():
-            best.append((math.nan, math.nan))
-            continue
-        tp, fp = np.cumsum(h.positives), np.cumsum(h.negatives)
-        curve: dict[str, list[float | None]] = {"threshold": []}
-        for wanted in np.linspace(0.0, 1.0, STEPS + 1):
-            threshold = float(least[np.searchsorted(least, wanted)])
-            place = int(np.searchsorted(-h.thresholds, -threshold, "right")) - 1
-            hits, wrong = (int(tp[place]), int(fp[place])) if place >= 0 else (0, 0)
-            matrix = np.array([[fp[-1] - wrong, wrong], [tp[-1] - hits, hits]], np.int64)
-            curve["threshold"].append(threshold)
-            for metric in metrics:
-                value = metric.score(Confusion(matrix), binary).value
-                curve.setdefault(metric.name, []).append(None if math.isnan(value) else value)
-        known = [value for value in curve["dice"] if value is not None]
-        best.append((max(known), 0.0) if known else (math.nan, math.nan))
-        details[str(task.classes.values[code])] = curve
-    mean = class_scores(best, histograms, task)
-    return Score(mean.value, mean.per_class, mean.error_bound, mean.counts, details)
+    return replace(over_histograms(best, state, task), details=details)
 
 
 def adaptive_calibration_error(state: Ranking, task: Task) -> Score:
     """Return the mean gap of bins that hold equally many voxels."""
-    count = task.parameters["bins"]
-    least = edges(resolution(task))
-    upper = np.append(least[1:], 1.0)
-    numbers, bounds, presence = [], [], []
-    for code in range(len(task.classes)):
-        h = histogram(state, code, task)
-        presence.append(Presence(int(h.positives.sum()), int(h.positives.sum())))
+
+    def mean_gap(h: Histogram, code: int) -> tuple[float, float]:
         voxels = h.positives + h.negatives
         if not voxels.sum():
-            numbers.append(math.nan)
-            bounds.append(0.0)
-            continue
-        places = np.searchsorted(least, h.thresholds)
+            return math.nan, math.nan
         # Scores are within the two edges of their bin.
-        low, high = least[places], upper[places]
+        edges = np.append(least(code, task), 1.0)
+        places = np.searchsorted(edges[:-1], h.thresholds)
+        low, high = edges[places], np.where(h.tied, edges[places], edges[places + 1])
         centre, slack = (low + high) / 2, (high - low) / 2
         gaps, errors = [], []
-        for part in _equal_mass(voxels, count):
+        for part in _equal_mass(voxels, task.parameters["bins"]):
             n = float(voxels[part].sum())
             gaps.append(abs(h.positives[part].sum() - (voxels * centre)[part].sum()) / n)
             errors.append(float((voxels * slack)[part].sum()) / n)
-        numbers.append(math.fsum(gaps) / len(gaps))
-        bounds.append(math.fsum(errors) / len(errors) + 2.0**-40)
-    return over_classes(numbers, task, presence, error_bound=bounds, ends=Ends(best=0.0, worst=1.0))
+        return math.fsum(gaps) / len(gaps), math.fsum(errors) / len(errors) + 2.0**-40
+
+    return over_histograms(mean_gap, state, task, ends=Ends(best=0.0, worst=1.0))
 
 
 def _equal_mass(voxels: NDArray[np.int64], count: int) -> list[slice]:
@@ -180,15 +167,15 @@ def reference(
 ) -> dict[str, tuple[float, dict[int, float]]]:
     """Return every metric here from whole arrays, threshold by threshold."""
     p = class_probabilities(prediction, task)
-    least = edges(resolution(task))
     results: dict[str, dict[int, float]] = {metric.name: {} for metric in READINGS.metrics}
     for code in task.classes.scored:
         y = truth == code
-        places = np.searchsorted(least, p[code], "right") - 1
-        candidates = least[np.unique(places)[::-1]]
+        edges = least(code, task)
+        places = np.searchsorted(edges, p[code], "right") - 1
+        candidates = edges[np.unique(places)[::-1]]
         counts = [
             tuple(np.float64(np.sum(part)) for part in (hit & y, hit & ~y, ~hit & y, ~hit & ~y))
-            for hit in (least[places] >= threshold for threshold in candidates)
+            for hit in (edges[places] >= threshold for threshold in candidates)
         ]
         both = y.any() and not y.all()
         for name, formula in _FORMULAS.items():
@@ -208,12 +195,12 @@ def reference(
         results["sensitivity_at_specificity"][code] = max(reached) if both else math.nan
         curve = [np.float64(0.0)]
         for threshold in np.linspace(0.0, 1.0, STEPS + 1):
-            hit = least[places] >= least[np.searchsorted(least, threshold)]
+            hit = edges[places] >= edges[np.searchsorted(edges, threshold)]
             if hit.any() or y.any():
                 curve.append(2 * np.sum(hit & y) / (np.sum(hit) + np.sum(y)))
         results["threshold_curve"][code] = float(max(curve)) if y.any() else math.nan
         order = np.argsort(-p[code], kind="stable")
-        voxels = np.bincount(places, minlength=len(least))[::-1]
+        voxels = np.bincount(places, minlength=len(edges))[::-1]
         runs = _equal_mass(voxels[voxels > 0], task.parameters.get("bins", 15))
         ends = np.append(0, np.cumsum(voxels[voxels > 0]))
         gaps = [
@@ -293,6 +280,7 @@ READINGS = Readings(
             "edge of a bin, in the details; the value is the largest Dice",
             "the metrics of labels, at each threshold",
             higher_is_better=True,
+            parameters=(BETA,),
         ),
         _metric(
             "adaptive_calibration_error",

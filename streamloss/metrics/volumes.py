@@ -107,6 +107,7 @@ def _difference(
         name=name,
         title=title,
         score=mean_of(formula, facts.pop("ends"), facts.pop("unit_of", None)),
+        of_counts=formula,
         formula=f"{text}; {SYMBOLS}; mean over the scored classes that are defined",
         source=source,
         kinds=KINDS,
