@@ -71,16 +71,17 @@ def find(state: Scores, slab: Slab, task: Task) -> Scores:
 
 def join(a: Scores, b: Scores) -> Scores:
     """Return the scores of both, sorted."""
-    both = Scores(*(np.concatenate(pair) for pair in zip(a, b, strict=True)))
-    order = np.lexsort((both.positives, both.values, both.channels))
-    return Scores(*(part[order] for part in both))
+    channels = np.concatenate([a.channels, b.channels])
+    bins = np.concatenate([a.bins, b.bins])
+    values = np.concatenate([a.values, b.values])
+    positives = np.concatenate([a.positives, b.positives])
+    order = np.lexsort((positives, values, channels))
+    return Scores(channels[order], bins[order], values[order], positives[order])
 
 
 def no_scores(task: Task) -> Scores:
     """Return the scores of no voxel."""
-    return Scores(
-        np.empty(0, np.uint16), np.empty(0, np.int32), np.empty(0), np.empty(0, np.bool_)
-    )
+    return Scores(np.empty(0, np.uint16), np.empty(0, np.int32), np.empty(0), np.empty(0, np.bool_))
 
 
 def ask(state: Any, task: Task) -> NDArray[np.bool_] | None:
@@ -114,7 +115,8 @@ def learn(state: Any, found: Scores, task: Task) -> Ordered:
     last = state.counts.shape[2] - 1
     for channel in range(len(state.counts)):
         of_channel = found.channels == channel
-        values, hits, places = (part[of_channel] for part in (found[2], found[3], found[1]))
+        values, hits = found.values[of_channel], found.positives[of_channel]
+        places = found.bins[of_channel]
         starts = np.flatnonzero(np.diff(places, prepend=-1))
         codes = (channel,) if task.channels > 1 else task.classes.scored
         for code in codes:

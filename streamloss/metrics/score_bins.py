@@ -240,7 +240,8 @@ def _count_doubles(
             p = np.float64(part[i])
             q = min(p, 1.0 - p)
             # A zero takes bin 0, what is below the least octave bin 1.
-            end = np.int32(max((float_bits(q) >> shift) - first, np.int64(q > 0.0)))
+            bits: Any = float_bits(q)
+            end = np.int32(max((bits >> shift) - first, np.int64(q > 0.0)))
             end = end if p < 0.5 else last - end
             middle = np.int32(p * scale) + offset
             found[i] = middle if q >= _MIDDLE else end

@@ -97,7 +97,7 @@ def sensitivity_at_specificity(state: Ranking, task: Task) -> Score:
 
 def threshold_curve(state: Ranking, task: Task) -> Score:
     """Return every metric of counts at many thresholds; the value is the best Dice."""
-    details = {}
+    details: dict[str, dict[str, list[float | None]]] = {}
 
     def best(h: Histogram, code: int) -> tuple[float, float]:
         positives, negatives = int(h.positives.sum()), int(h.negatives.sum())
