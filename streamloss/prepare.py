@@ -55,6 +55,8 @@ class Run:
         Most memory the run takes beyond what importing took.
     max_memory
         What it may take.
+    saved
+        Whether its sum is saved as it goes on.
     """
 
     job: Job
@@ -63,6 +65,7 @@ class Run:
     workers: int
     projected_bytes: int
     max_memory: int
+    saved: bool
 
 
 def prepare(
@@ -80,12 +83,13 @@ def prepare(
     max_memory: str | int = "1GiB",
     workers: int | None = None,
     parts: int = 1,
+    saved: bool = False,
     **options: Any,
 ) -> Run:
     """Open, validate and plan, without reading a voxel.
 
     Parameters as `score`. A run that is cut into several `parts` has the same blocks whatever
-    the number of workers.
+    the number of workers. The sum of one that is `saved` has copies while it is written.
     """
     arrays = {
         "truth": open_volume(truth, role="truth", level=level, reader=reader),
@@ -133,7 +137,8 @@ def prepare(
     task = replace(task, spacing=found, spacing_unit=None if found is None else unit)
     box = parse_region(region, shape)
     limit = parse_bytes(max_memory)
-    return _plan(task, arrays, box, limit, workers, parts=parts)
+    # Parts have the same blocks whether they are saved as they go on or not.
+    return _plan(task, arrays, box, limit, workers, parts=parts, saved=saved or parts > 1)
 
 
 def with_blocks(run: Run, block: tuple[int, ...]) -> Run:
@@ -145,8 +150,8 @@ def with_blocks(run: Run, block: tuple[int, ...]) -> Run:
         If they do not fit into its memory.
     """
     job = run.job
-    region = job.plan.region
-    return _plan(job.task, job.arrays, region, run.max_memory, run.workers, block=block)
+    region, limit = job.plan.region, run.max_memory
+    return _plan(job.task, job.arrays, region, limit, run.workers, saved=run.saved, block=block)
 
 
 def _plan(
@@ -156,6 +161,7 @@ def _plan(
     limit: int,
     workers: int | None,
     *,
+    saved: bool,
     parts: int = 1,
     block: tuple[int, ...] | None = None,
 ) -> Run:
@@ -190,7 +196,9 @@ def _plan(
 
     # Copies of a slab in canonical types: codes, float64 scores, temporaries.
     scratch = SLAB_BYTES * 8 + 2**20
-    fixed = FIXED_BYTES + 2 * states + sum(volume.held_bytes for volume in arrays.values())
+    # The sum and what is added to it; what was saved, what is being saved, and a step towards it.
+    sums = 5 if saved else 2
+    fixed = FIXED_BYTES + sums * states + sum(volume.held_bytes for volume in arrays.values())
     # Small volumes are cut finer, so that every worker gets a share. Parts of one run may have
     # any number of workers, and the same blocks.
     shares = wanted if parts == 1 else _WORKERS_OF_A_PART * parts
@@ -235,7 +243,8 @@ def _plan(
             arrays.get("weights"),
         )
         chosen, unstored = _blocks_to_read(job)
-        return Run(job, chosen, unstored, max(min(count, len(chosen)), 1), projected, limit)
+        at_once = max(min(count, len(chosen)), 1)
+        return Run(job, chosen, unstored, at_once, projected, limit, saved)
     raise AssertionError("unreachable: the loop returns or raises")
 
 

@@ -202,6 +202,7 @@ def score(
         max_memory=max_memory,
         workers=workers,
         parts=part.total,
+        saved=checkpoint is not None,
         **parameters,
     )
     if executor == "dask" or is_client(executor):

@@ -71,6 +71,16 @@ def test_the_measured_peak_is_below_the_projected_one(volumes, truth, prediction
     assert row["peak"] <= row["projected_bytes"] <= row["max_memory"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+def test_the_copies_of_a_sum_that_is_saved_are_projected_too(volumes, tmp_path):
+    run = {"truth": volumes["few"], "prediction": volumes["scores"], "metrics": ["auroc"]}
+    plain = measure(**run, max_memory="1GiB")
+    saved = measure(**run, max_memory="1GiB", checkpoint=str(tmp_path))
+    # Three more of 3.6 MB for each of four channels.
+    assert saved["projected_bytes"] - plain["projected_bytes"] > 3 * 4 * 3_500_000
+    assert saved["peak"] <= saved["projected_bytes"]
+
+
 def test_an_impossible_limit_is_refused_with_both_numbers(volumes):
     with pytest.raises(sl.InvalidInputError, match=r"needs at least .* MiB, 32 MiB is allowed"):
         sl.score(volumes["labels"], volumes["labels"], max_memory="32MiB")
