@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from streamloss.batching import Batch, batch
     from streamloss.cases import Case, find_cases, read_manifest
     from streamloss.comparison import Comparison, compare
+    from streamloss.conversion import convert
     from streamloss.merging import merge
     from streamloss.result import MetricResult, Result
     from streamloss.scoring import score
@@ -34,6 +35,7 @@ _LAZY = {
     "Study": "study",
     "batch": "batching",
     "compare": "comparison",
+    "convert": "conversion",
     "find_cases": "cases",
     "merge": "merging",
     "read_manifest": "cases",
@@ -54,6 +56,7 @@ __all__ = [
     "WorkerError",
     "batch",
     "compare",
+    "convert",
     "find_cases",
     "merge",
     "read_manifest",

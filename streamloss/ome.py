@@ -1,4 +1,4 @@
-"""Reads the `multiscales` attribute of OME-Zarr groups, leniently.
+"""Reads the `multiscales` attribute of OME-Zarr groups, leniently, and writes it.
 
 Knows the attribute's layout from version 0.1 to 0.5 and nothing of stores or arrays.
 Files in the wild lack axes, axis types, scales or versions, so what is missing or
@@ -9,6 +9,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+VERSIONS = ("0.5", "0.4")
+"""Versions that are written, the newest first."""
+
+SPATIAL = ("z", "y", "x")
+_NAMES = ("t", "c", *SPATIAL)
+_TYPES = {"t": "time", "time": "time", "c": "channel", "channel": "channel"}
 
 
 @dataclass(frozen=True)
@@ -112,3 +119,52 @@ def _spacing(transformations: list[Any], space: list[bool]) -> tuple[float, ...]
 
 def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
+
+
+def image_attributes(
+    shape: tuple[int, ...],
+    axes: tuple[str, ...] | None,
+    spacing: tuple[float, ...] | None,
+    unit: str | None,
+    *,
+    name: str,
+    version: str,
+    labels: bool,
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """
+    Return the names of the axes and the attributes of an image of one level, "0".
+
+    Parameters
+    ----------
+    shape, axes, spacing, unit
+        As in `Volume`. Axes that are unknown, or of which fewer than two are spatial, are
+        called t, c, z, y, x, the last ones of these. A spacing that is unknown is 1.
+    name
+        Of the image.
+    version
+        One of `VERSIONS`.
+    labels
+        Whether the image is one of labels.
+    """
+    names = tuple(axis.lower() for axis in axes or ())
+    if sum(axis in SPATIAL for axis in names) < 2:
+        names = _NAMES[-len(shape) :]
+    described: list[dict[str, str]] = []
+    for axis in names:
+        kind = "space" if axis in SPATIAL else _TYPES.get(axis)
+        described.append({"name": axis} if kind is None else {"name": axis, "type": kind})
+        if kind == "space" and unit is not None:
+            described[-1]["unit"] = unit
+    scale = list(spacing or (1.0,) * len(shape))
+    content: dict[str, Any] = {
+        "name": name,
+        "axes": described,
+        "datasets": [
+            {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+        ],
+    }
+    if version == "0.4":
+        attributes: dict[str, Any] = {"multiscales": [{"version": version, **content}]}
+        return names, attributes | ({"image-label": {"version": version}} if labels else {})
+    ome: dict[str, Any] = {"version": version, "multiscales": [content]}
+    return names, {"ome": ome | ({"image-label": {}} if labels else {})}

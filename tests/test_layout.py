@@ -44,6 +44,7 @@ ORDER = [
     "cluster",
     "executors",
     "prepare",
+    "conversion",
     "files",
     "fingerprints",
     "shards",

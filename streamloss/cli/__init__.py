@@ -14,6 +14,7 @@ import click
 
 from streamloss.cli.batch import batch
 from streamloss.cli.compare import compare
+from streamloss.cli.convert import convert
 from streamloss.cli.demo import demo
 from streamloss.cli.inspect import inspect
 from streamloss.cli.merge import merge
@@ -38,7 +39,7 @@ def program() -> None:
     """Losses and metrics of segmentation volumes that do not fit in memory."""
 
 
-for command in (score, batch, merge, compare, inspect, metrics, demo):
+for command in (score, batch, merge, compare, convert, inspect, metrics, demo):
     program.add_command(command)
 
 

@@ -86,6 +86,7 @@ def _facts(volume: "Volume") -> dict[str, Any]:
         "axes": None if volume.axes is None else list(volume.axes),
         "spacing": None if volume.spacing is None else list(volume.spacing),
         "unit": volume.unit,
+        "affine": None if volume.affine is None else str(volume.affine),
         "decoded_bytes": math.prod(volume.shape) * volume.dtype.itemsize,
         "chunks": list(volume.chunks),
         "stored_chunks": None
@@ -155,6 +156,7 @@ def _shown(facts: dict[str, Any]) -> dict[str, str]:
         "spacing": "unknown"
         if spacing is None
         else f"{format_sizes(spacing)} {unit or ''}".rstrip(),
+        "affine": facts.pop("affine") or "unknown",
         "decoded": format_bytes(facts.pop("decoded_bytes")),
         "chunks": format_sizes(facts.pop("chunks")),
     }

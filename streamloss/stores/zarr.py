@@ -11,7 +11,7 @@ import posixpath
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
@@ -144,6 +144,8 @@ class ZarrVolume:
     @property
     def spacing(self) -> tuple[float, ...] | None:
         """Voxel size of the image level, else the array's attribute `spacing`."""
+        if self._noted.get("spacing", ...) is None:
+            return None
         if self.level is not None and self.level.spacing is not None:
             spacing: Any = self.level.spacing
         else:
@@ -161,12 +163,18 @@ class ZarrVolume:
 
     @property
     def affine(self) -> Affine | None:
-        """What `streamloss convert` noted of the converted file, for the finest level."""
-        if self.level is None or self.image is None:
-            return None
-        noted = self.image.attrs.get("streamloss")
-        levels = read_levels(self.image.attrs)
-        return read_affine(noted) if self.level == levels[0] else None
+        """Where a converted file said that its voxels lie."""
+        return read_affine(self._noted)
+
+    @cached_property
+    def _noted(self) -> Mapping[str, Any]:
+        """What `streamloss convert` noted of the file, beside what OME-Zarr has a place for."""
+        attributes = {} if self.image is None else self.image.attrs
+        noted = attributes.get("streamloss")
+        # A level that someone else added to the image has another spacing and place.
+        if isinstance(noted, Mapping) and read_levels(attributes)[0] == self.level:
+            return noted
+        return {}
 
     @property
     def details(self) -> dict[str, Any]:
