@@ -4,15 +4,21 @@ import json
 import subprocess
 import sys
 
+import h5py
+import nibabel
+import nrrd
 import numpy as np
 import pytest
+import tifffile
 import zarr
 
 import streamloss as sl
 
+PAIRS = [("labels", "labels"), ("labels", "planes"), ("few", "scores")]
 # A new process, because the peak of this one is the peak of every test before.
 MEASURED_RUN = """
 import json, sys
+import h5py, nibabel, nrrd, tifffile
 import streamloss.accumulator, streamloss.stores.zarr, zarr
 from streamloss.statistic import discover
 discover()
@@ -53,13 +59,23 @@ def volumes(tmp_path_factory):
             folder / f"{name}.zarr", shape=array.shape, dtype=array.dtype, chunks=chunks
         )
         stored[...] = array
-    return {name: str(folder / f"{name}.zarr") for name in ("labels", "few", "planes", "scores")}
+    paths = {name: f"{name}.zarr" for name in ("labels", "few", "planes", "scores")}
+    nibabel.Nifti1Image(labels.T, np.eye(4)).to_filename(folder / "labels.nii.gz")
+    nrrd.write(str(folder / "labels.nrrd"), labels.T, {"encoding": "raw"})
+    with h5py.File(folder / "labels.h5", "w") as file:
+        file.create_dataset("labels", data=labels, chunks=(64, 64, 64), compression="gzip")
+    tifffile.imwrite(folder / "labels.tif", labels, compression="zlib")
+    paths |= {name: f"labels.{name}" for name in ("nii.gz", "nrrd", "h5", "tif")}
+    return {name: str(folder / path) for name, path in paths.items()}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
-@pytest.mark.parametrize("allowed", ["256MiB", "1GiB"])
 @pytest.mark.parametrize(
-    ("truth", "prediction"), [("labels", "labels"), ("labels", "planes"), ("few", "scores")]
+    ("truth", "prediction", "allowed"),
+    [
+        *((*pair, allowed) for pair in PAIRS for allowed in ("256MiB", "1GiB")),
+        *((name, "nii.gz", "256MiB") for name in ("labels", "nii.gz", "nrrd", "h5", "tif")),
+    ],
 )
 def test_the_measured_peak_is_below_the_projected_one(volumes, truth, prediction, allowed):
     row = measure(
