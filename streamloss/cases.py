@@ -19,7 +19,7 @@ from streamloss.shards import parse_shard
 
 SUFFIXES = (
     *(".ome.zarr.zip", ".ome.zarr", ".zarr.zip", ".zarr", ".zip", ".ozx", ".n5"),
-    *(".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd"),
+    *(".nii.gz", ".nii", ".nrrd", ".nhdr"),
     *(".h5", ".hdf5", ".npy", ".ome.tiff", ".ome.tif", ".tiff", ".tif"),
 )
 """What is left out of a file's name to get the case's; longer ones first."""

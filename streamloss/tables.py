@@ -53,13 +53,13 @@ def result_tables(result: Result, width: int = 80) -> list[RenderableType]:
     return [*spaced, Text("\n".join(_lines(result)))]
 
 
-def format_number(number: float, unit: str = "") -> str:
-    """Return a number to six significant digits; 0 and 1 stand only for exactly that."""
+def format_number(number: float, unit: str = "", digits: int = 6) -> str:
+    """Return a number to some significant digits; 0 and 1 stand only for exactly that."""
     if math.isnan(number):
         return "undefined"
     if unit == "voxels" and number == int(number):
         return f"{number:,.0f}"
-    return f"{number:.0f}" if number in (0.0, 1.0) else f"{number:#.6g}"
+    return f"{number:.0f}" if number in (0.0, 1.0) else f"{number:#.{digits}g}".rstrip(".")
 
 
 def _metric_table(result: Result) -> Table:

@@ -9,6 +9,7 @@ import threading
 from io import StringIO
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pyarrow.parquet
 import pytest
@@ -21,6 +22,7 @@ from streamloss.cli import main
 from streamloss.fingerprints import of_source
 from streamloss.prepare import FIXED_BYTES
 from streamloss.study import result_paths
+from tests.test_formats import save_nifti
 
 NAMES = ("a", "b", "c", "d", "e")
 
@@ -253,6 +255,55 @@ def test_names_match_without_the_suffix_of_the_format(tmp_path):
     assert unmatched == []
 
 
+def test_a_cohort_of_nifti_files_is_scored_beside_converted_ones(run, folders):
+    grid = np.diag([0.9, 0.9, 3, 1])
+    shifted = grid.copy()
+    shifted[0, 3] = 9
+    for folder in ("images", "guesses"):
+        Path(folder).mkdir()
+        for name in NAMES:
+            affine = shifted if (folder, name) == ("guesses", "b") else grid
+            save_nifti(Path(folder) / f"{name}.nii.gz", labels(len(folder)), affine)
+    sl.convert("guesses/a.nii.gz", "guesses/a.zarr", labels=True)
+    Path("guesses/a.nii.gz").unlink()
+    code, out, _ = run("batch", "images", "guesses", "-o", "out", "-m", "dice")
+    assert code == 3
+    assert "1 failed:\n  b (guesses): truth and prediction lie on different grids" in out
+    assert "--affine ignore" in " ".join(out.split())
+    found = scores("out")
+    assert sorted(found) == ["a", "c", "d", "e"]
+    assert found["a"]["dice"] == found["c"]["dice"]
+    again = ("batch", "images", "guesses", "-o", "all", "-m", "dice", "--affine", "ignore")
+    assert run(*again)[0] == 0
+    assert len(scores("all")) == 5
+
+
+def test_a_volume_inside_a_file_has_changed_with_the_file(folders):
+    with h5py.File("both.h5", "w") as file:
+        file["truth"] = file["unet"] = labels(0)
+    before = of_source("both.h5/truth")
+    assert before["files"] == 1
+    with h5py.File("both.h5", "a") as file:
+        file["unet"][0] = 1
+        file["more"] = labels(1)
+    assert of_source("both.h5/truth")["digest"] != before["digest"]
+
+
+def test_options_of_score_reach_every_case(run):
+    regions = ("--regions", "any=1+2", "--regions", "two=2")
+    code, _, _ = run("batch", "truth", "unet", "-o", "out", "-m", "dice", *regions)
+    assert code == 0
+    truth, prediction = "truth/a.zarr", "unet/a.zarr"
+    expected = sl.score(truth, prediction, metrics="dice", regions={"any": [1, 2], "two": [2]})
+    assert scores("out")["a"]["dice"] == expected["dice"]
+    options = {"classes": [0, 1], "other_labels": "background", "convention": "monai"}
+    sl.batch(find(), output="more", metrics="dice", **options)
+    assert (
+        scores("more")["a"]["dice"]
+        == sl.score(truth, prediction, metrics="dice", **options)["dice"]
+    )
+
+
 def test_two_volumes_of_one_case_are_refused(tmp_path):
     for name in ("truth/a.npy", "truth/a.zarr", "prediction/a.npy"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -461,6 +512,7 @@ def test_failed_cases_win_over_a_failed_gate(run, folders):
         ({"formats": ["xml"]}, "unknown format"),
         ({"max_memory": "lots"}, "max_memory must be a size"),
         ({"mask": "m.zarr"}, "name it in the manifest"),
+        ({"weights": "w.zarr"}, "weights belong to one case"),
     ],
 )
 def test_wrong_options_are_refused_before_work(folders, options, sentence):
@@ -469,9 +521,19 @@ def test_wrong_options_are_refused_before_work(folders, options, sentence):
     assert not Path("out").exists()
 
 
-def test_the_tables_fit_80_columns(run):
-    _, out, _ = run("batch", "truth", "unet", "-o", "out")
-    assert max(map(len, out.splitlines())) <= 80
+def test_the_tables_fit_80_columns_and_come_last(run, folders):
+    for folder in ("truth", "unet"):
+        for name in NAMES:
+            (folders / folder / f"{name}.zarr").rename(folders / folder / f"liver_{name}.zarr")
+    break_case(folders, "liver_c")
+    metrics = "dice,absolute_volume_difference,true_negatives"
+    _, out, _ = run("batch", "truth", "unet", "-o", "out", "-m", metrics)
+    lines = out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0] == "1 failed:"
+    assert lines[-1].split()[:3] == ["true_negatives", "4", "0"]
+    # No name of a case is broken.
+    assert sum("liver_" in line for line in lines[-3:]) == 2
 
 
 def test_nothing_temporary_is_left(folders):

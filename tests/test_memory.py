@@ -13,6 +13,7 @@ import tifffile
 import zarr
 
 import streamloss as sl
+from streamloss.prepare import parse_bytes
 
 PAIRS = [("labels", "labels"), ("labels", "planes"), ("few", "scores")]
 # A new process, because the peak of this one is the peak of every test before.
@@ -95,6 +96,63 @@ def test_the_copies_of_a_sum_that_is_saved_are_projected_too(volumes, tmp_path):
     # Three more of 3.6 MB for each of four channels.
     assert saved["projected_bytes"] - plain["projected_bytes"] > 3 * 4 * 3_500_000
     assert saved["peak"] <= saved["projected_bytes"]
+
+
+MEASURED_BATCH = """
+import json, resource, sys
+import nibabel
+import streamloss.batching, streamloss.stores.zarr, zarr
+from streamloss.statistic import discover
+discover()
+
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+if __name__ == "__main__":
+    request = json.loads(sys.argv[1])
+    pairs, workers = request.pop("pairs"), request["workers"]
+    cases = [streamloss.Case(str(i), *pair) for i, pair in enumerate(pairs)]
+    baseline = peak()
+    done = streamloss.batch(cases, **request)
+    assert not done.failures, done.failures
+    # Of the processes it started the largest is known, as if each had been as large.
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    print(peak() - baseline + max(child - baseline, 0) * (workers - 1))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
+@pytest.mark.parametrize(
+    ("count", "workers", "executor", "allowed"),
+    [
+        (2, 1, "threads", "256MiB"),
+        (12, 2, "threads", "256MiB"),
+        (12, 6, "threads", "256MiB"),
+        (12, 2, "processes", "512MiB"),
+        (12, 3, "processes", "768MiB"),
+    ],
+)
+def test_a_batch_stays_within_one_limit_whatever_its_cases_and_workers(
+    volumes, tmp_path, count, workers, executor, allowed
+):
+    pairs = [(volumes["labels"], volumes["nii.gz" if i % 2 else "planes"]) for i in range(count)]
+    request = {
+        "pairs": pairs,
+        "workers": workers,
+        "executor": executor,
+        "max_memory": allowed,
+        "metrics": "dice",
+        "affine": "ignore",
+        "output": str(tmp_path / "out"),
+    }
+    script = tmp_path / "measured.py"
+    script.write_text(MEASURED_BATCH)
+    done = subprocess.run(
+        [sys.executable, script, json.dumps(request)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) <= parse_bytes(allowed)
 
 
 def test_an_impossible_limit_is_refused_with_both_numbers(volumes):

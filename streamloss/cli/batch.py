@@ -329,25 +329,27 @@ def _of(row: "Summary") -> str:
 
 
 def _print_tables(done: "Batch") -> None:
+    """Tell what failed, then what was scored; the means come last, where eyes are."""
     from rich.text import Text
 
     terminal = console()
-    models = dict.fromkeys((row.model, row.group) for row in done.summary)
-    for model, group in models:
-        rows = [row for row in done.summary if (row.model, row.group) == (model, group)]
-        if len(models) > 1:
-            terminal.print(_of(rows[0]), style="bold", markup=False)
-        terminal.print(_summary_table(rows))
-        terminal.print()
-    finished = f"{len(done.study.cases):,} cases with results"
-    if done.skipped:
-        finished += f", {done.skipped:,} of them finished before"
-    terminal.print(finished)
     if done.failures:
         terminal.print(f"{len(done.failures):,} failed:")
         for failure in done.failures:
             line = f"  {failure.case} ({failure.model}): {with_flags(failure.reason)}"
             terminal.print(Text(line))
+        terminal.print()
+    finished = f"{len(done.study.cases):,} cases with results"
+    if done.skipped:
+        finished += f", {done.skipped:,} of them finished before"
+    terminal.print(finished)
+    models = dict.fromkeys((row.model, row.group) for row in done.summary)
+    for model, group in models:
+        rows = [row for row in done.summary if (row.model, row.group) == (model, group)]
+        terminal.print()
+        if len(models) > 1:
+            terminal.print(_of(rows[0]), style="bold", markup=False)
+        terminal.print(_summary_table(rows))
 
 
 def _summary_table(rows: Sequence["Summary"]) -> "Table":
@@ -359,18 +361,19 @@ def _summary_table(rows: Sequence["Summary"]) -> "Table":
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     table.add_column("Metric", no_wrap=True)
-    for name in ("Mean", "Median", "Worst"):
+    for name in ("n", "Undefined", "Mean", "Median", "Worst"):
         table.add_column(name, justify="right", no_wrap=True)
+    # Last, since names of cases may be long and then go on in the next line.
     table.add_column("Worst case", overflow="fold")
-    table.add_column("n", justify="right", no_wrap=True)
-    undefined = any(row.undefined for row in rows)
-    if undefined:
-        table.add_column("Undefined", justify="right", no_wrap=True)
     for row in rows:
-        worst = format_number(row.worst) if row.worst_case else ""
-        cells = [row.metric, format_number(row.mean), format_number(row.median), worst]
-        cells += [row.worst_case, f"{row.n:,}"]
-        cells += [f"{row.undefined:,}"] if undefined else []
+        # Five digits leave room for the name of a case; the files hold all.
+        numbers = [
+            format_number(number, digits=5 if number < 1e5 else 6)
+            for number in (row.mean, row.median, row.worst)
+        ]
+        if not row.worst_case:
+            numbers[2] = ""
+        cells = [row.metric, f"{row.n:,}", f"{row.undefined:,}", *numbers, row.worst_case]
         table.add_row(*map(Text, cells))
     return table
 

@@ -131,10 +131,6 @@ def deliver(result: "Result", json_target: str | None, csv_target: str | None) -
             terminal.print(table)
 
 
-def _cell(number: float) -> str:
-    return "" if math.isnan(number) else repr(number)
-
-
 def with_flags(sentence: str) -> str:
     """Spell the keywords of a sentence, `name` and name="value", as flags."""
     sentence = re.sub(r'\b([a-z_]+)="(\w+)"', r"`\1` \2", sentence)
