@@ -57,10 +57,11 @@ def convert(
 ) -> Path:
     """Write a volume as an OME-Zarr image of one level, in bounded memory.
 
-    Values, axes, spacing and unit are kept, and so is where the voxels lie, which OME-Zarr
-    has no place for, in an attribute `streamloss`: scores of the image are those of the
-    source, and a prediction on another grid is refused. Chunks are compressed with zstd and
-    carry a checksum; those that hold nothing but zeros are not stored.
+    Values, axes, spacing and unit are kept, and so is where the voxels lie,
+    which OME-Zarr has no place for, in an attribute `streamloss`: scores of the
+    image are those of the source, and a prediction on another grid is refused.
+    Chunks are compressed with zstd and carry a checksum; those that hold
+    nothing but zeros are not stored.
 
     Parameters
     ----------
@@ -69,15 +70,17 @@ def convert(
     target
         Folder to write, whose name ends in .zarr.
     labels
-        Whether the values are labels: whole numbers that are stored as floats become int32,
-        others are refused, and the image says that it is one of labels.
+        Whether the values are labels: whole numbers that are stored as floats
+        become int32, others are refused, and the image says that it is one of
+        labels.
     level
         Resolution level of the source.
     version
         Of OME-Zarr: "0.5" (Zarr v3) or "0.4" (Zarr v2).
     chunks
-        Extent of the chunks along each axis; by default 128 along axes of space (1024 of a
-        plane), thinner ones of a stream whose slabs do not fit in memory.
+        Extent of the chunks along each axis; by default 128 along axes of space
+        (1024 of a plane), thinner ones of a stream whose slabs do not fit in
+        memory.
     max_memory
         Bound on the memory taken beyond importing, in bytes or as "512MiB".
     workers

@@ -225,6 +225,8 @@ def _layout(
             hint = ""
             if prediction.shape[1:] == truth.shape and kind == "labels":
                 hint = '; if the first axis holds one channel per class, pass kind="probabilities"'
+            elif prediction.shape == truth.shape[::-1]:
+                hint = "; NIfTI and NRRD files are read slowest axis first, (z, y, x)"
             raise InvalidInputError(
                 f"truth has shape {truth.shape} and prediction {prediction.shape}: "
                 f"they must be the same{hint}"

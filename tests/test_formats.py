@@ -521,3 +521,10 @@ def test_no_package_of_an_extra_is_imported_for_arrays():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("\n", "")
+
+
+def test_the_order_of_axes_is_told_where_shapes_are_reversed(pair):
+    truth, _ = pair
+    listed = np.asarray(nibabel.load(truth).dataobj)
+    with pytest.raises(InvalidInputError, match="NIfTI and NRRD files are read slowest axis first"):
+        sl.score(truth, listed, metrics="dice")

@@ -288,8 +288,8 @@ def score(
 ) -> None:
     """Score PREDICTION against TRUTH: losses and metrics in one pass.
 
-    Both are paths or URLs of Zarr arrays or OME-Zarr images, or of labels in one
-    (image.zarr/labels/NAME).
+    Both are paths or URLs of Zarr arrays or OME-Zarr images, of labels in one
+    (image.zarr/labels/NAME), or of NIfTI, NRRD, HDF5 (file.h5/path), TIFF or .npy files.
     """
     refuse_same_target(json=json_target, csv=csv_target)
     if ctx.params["shard"] is not None:
