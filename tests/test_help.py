@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
+import nibabel
 import numpy as np
 import pytest
+import tifffile
 import zarr
 
 from streamloss.cli import program
@@ -51,6 +54,11 @@ def write_inputs(folder):
     for case in ("p1", "p2", "p3"):
         for where, array in (("labelsTr", labels), ("predictions", found), ("vnet", labels)):
             zarr.save_array(folder / where / f"{case}.zarr", array)
+    nibabel.Nifti1Image(labels, np.eye(4)).to_filename(folder / "scan.nii.gz")
+    nibabel.Nifti1Image(labels, np.eye(4)).to_filename(folder / "organs.nii.gz")
+    tifffile.imwrite(folder / "stack.ome.tif", labels)
+    with h5py.File(folder / "volumes.h5", "w") as file:
+        file["raw"] = labels
     with (folder / "cases.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["case", "truth", "prediction", "group"])

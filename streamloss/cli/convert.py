@@ -14,7 +14,7 @@ Examples:
   streamloss convert scan.nii.gz scan.zarr
   streamloss convert organs.nii.gz organs.zarr --labels
   streamloss convert stack.ome.tif stack.zarr --chunks 64,256,256
-  streamloss convert volumes.h5/raw raw.zarr --ome-version 0.4 --max-memory 512MiB
+  streamloss convert volumes.h5/raw raw.zarr --ome-version 0.4
 """
 
 

@@ -137,6 +137,10 @@ def with_flags(sentence: str) -> str:
     return re.sub(r"`([a-z_]+)`", lambda m: "--" + m[1].replace("_", "-"), sentence)
 
 
+def _cell(number: float) -> str:
+    return "" if math.isnan(number) else repr(number)
+
+
 def console(file: IO[str] | None = None) -> "Console":
     """Return a console for stdout, or another stream."""
     from rich.console import Console
