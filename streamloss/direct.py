@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _MAX_OBJECTS = 2**26
 _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 # Python objects and the state of a decoder.
-_SMALL = 2**17
+_SMALL = 2**18
 # Index entries of a shard and of its empty chunks.
 _ENTRY = 16
 _EMPTY = 2**64 - 1

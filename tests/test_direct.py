@@ -425,10 +425,12 @@ def test_zstd_frames_of_any_kind_are_read_only_if_they_fill_the_chunk(tmp_path):
     # One raw block in a frame that does not tell its size: window of 1 MiB, last block.
     unsized = b"\x28\xb5\x2f\xfd\x00\x50" + (300 << 3 | 1).to_bytes(3, "little") + plain
     skippable = b"\x50\x2a\x4d\x18\x03\x00\x00\x00abc"
+    checked = numcodecs.Zstd(checksum=True).encode(plain)
     path = tmp_path / "c/0"
     path.parent.mkdir()
     for good in (
         zstd_frames(plain),
+        checked,
         zstd_frames(plain[:100], plain[100:]),
         zstd_frames(plain, b""),
         unsized,
@@ -445,6 +447,12 @@ def test_zstd_frames_of_any_kind_are_read_only_if_they_fill_the_chunk(tmp_path):
         b"\x28\xb5\x2f\xfd\x00\x50" + (299 << 3 | 1).to_bytes(3, "little") + plain[:299],
         skippable,
         b"\x28\xb5\x2f\xfd",
+        # Decoding alone would be done before these ends.
+        zstd_frames(plain) + b"\0",
+        zstd_frames(plain) + zstd_frames(plain)[:9],
+        checked[:-1],
+        checked[:-4],
+        checked[:-1] + bytes([checked[-1] ^ 1]),
     ):
         path.write_bytes(bad)
         with pytest.raises(ReadError):

@@ -17,7 +17,12 @@ from streamloss.task import Task
 
 MAX_SCORES = 2**22
 """Scores that another pass holds at most; a bin with more stays an interval."""
-SCORE_BYTES = 2 + 4 + 8 + 1
+_SCORE_BYTES = 2 + 4 + 8 + 1
+
+
+def spare_bytes(task: Task) -> int:
+    """Return the memory that the scores of a pass take, if there is one."""
+    return 2 * _SCORE_BYTES * MAX_SCORES if task.parameters.get("exact") else 0
 
 
 class Ordered(NamedTuple):

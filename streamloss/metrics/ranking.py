@@ -18,7 +18,7 @@ from streamloss.averages import OVER_CLASSES, Ends, Presence, naive_mean, over_c
 from streamloss.errors import InvalidInputError
 from streamloss.losses import switch
 from streamloss.metrics import another_look, score_bins
-from streamloss.metrics.another_look import MAX_SCORES, SCORE_BYTES, Ordered, Scores
+from streamloss.metrics.another_look import Ordered, Scores, spare_bytes
 from streamloss.slab import Slab
 from streamloss.statistic import Field, Invariance, Metric, Parameter, Score, Statistic, number
 from streamloss.task import Kind, Task
@@ -417,7 +417,7 @@ STATISTIC = Statistic(
     ),
     learn=another_look.learn,
     # As much again to sort them.
-    spare_bytes=lambda task: 2 * SCORE_BYTES * MAX_SCORES if task.parameters.get("exact") else 0,
+    spare_bytes=spare_bytes,
     metrics=(
         _metric(
             "auroc",
