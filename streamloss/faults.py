@@ -41,7 +41,9 @@ def raise_faults(total: Partial, shape: tuple[int, ...], names: Mapping[str, str
 def _fault_text(fault: Fault, name: str, where: tuple[int, ...], task: Task) -> str:
     """Return the sentence that tells of a fault."""
     labels = fault.reason in (NEGATIVE, NO_CLASS)
-    advice = f" {_short_list(task.classes.values)}" if fault.reason == NO_CLASS else ""
+    advice = ""
+    if fault.reason == NO_CLASS:
+        advice = f" {_short_list(task.classes.values)}{_plain_numbers(task)}"
     if fault.reason == OUTSIDE_UNIT:
         advice = _other_kinds(task)
     value = int(fault.value) if labels else fault.value
@@ -50,6 +52,18 @@ def _fault_text(fault: Fault, name: str, where: tuple[int, ...], task: Task) -> 
         f"{fault.role} {name} has {fault.voxels:,} {what}{'s' * (fault.voxels != 1)} "
         f"{fault.reason}{advice}: the first is {value} at {where}"
     )
+
+
+def _plain_numbers(task: Task) -> str:
+    """Tell that integers which a metric takes for 0 and 1 may be meant as plain numbers."""
+    for name in task.metrics:
+        kinds = {kind for _, metric in definitions(name) for kind in metric.kinds}
+        zero_one = any(
+            metric.zero_one_labels and task.kind in metric.kinds for _, metric in definitions(name)
+        )
+        if task.kind == "labels" and zero_one and "values" in kinds:
+            return f' (pass kind="values" if {name} is to compare plain numbers)'
+    return ""
 
 
 def _other_kinds(task: Task) -> str:

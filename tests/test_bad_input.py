@@ -298,6 +298,14 @@ def test_one_bad_voxel_is_told_in_the_singular():
     refused(lambda: sl.score(BINARY, prediction), "1 value ", "2.0 at (1, 2)")
 
 
+def test_integers_that_a_metric_takes_for_0_and_1_may_be_meant_as_plain_numbers():
+    advice = 'pass kind="values" if mse is to compare plain numbers'
+    refused(lambda: sl.score(LABELS, LABELS, metrics="mse"), advice, "the first is 2 at (1, 1)")
+    text = refused(lambda: sl.score(LABELS, LABELS, metrics="dice", classes=[0, 1]))
+    assert "values" not in text
+    assert sl.mse(LABELS, LABELS, kind="values") == 0.0
+
+
 def test_the_coordinate_counts_in_the_volume_where_a_region_is_scored(many_blocks):
     truth = np.zeros(SHAPE, np.uint8)
     prediction = spoil(np.zeros(SHAPE), np.nan)
