@@ -384,6 +384,21 @@ def test_workers_memory_and_executor_may_change(volumes, tmp_path):
     assert payload(result) == expected
 
 
+@pytest.mark.usefixtures("saves_often")
+def test_voxels_that_cannot_be_scored_are_counted_over_all_runs(tmp_path):
+    scores = np.full((32, 4, 4), 0.5, np.float32)
+    scores[[3, 20, 29], 1, 2] = np.nan
+    zarr.create_array(tmp_path / "truth.zarr", data=np.ones((32, 4, 4), "u1"), chunks=(4, 4, 4))
+    zarr.create_array(tmp_path / "scores.zarr", data=scores, chunks=(4, 4, 4))
+    volumes = tmp_path / "truth.zarr", tmp_path / "scores.zarr"
+    with pytest.raises(Stopped):
+        sl.score(*volumes, checkpoint=tmp_path / "saved", executor="serial", progress=stop_after(4))
+    assert 0 < blocks_done(tmp_path / "saved") < 8
+    for _ in range(2):
+        with pytest.raises(sl.InvalidInputError, match=r"has 3 values .* at \(3, 1, 2\)"):
+            sl.score(*volumes, checkpoint=tmp_path / "saved")
+
+
 def test_a_damaged_checkpoint_is_refused(volumes, tmp_path):
     sl.score(*volumes, checkpoint=tmp_path / "saved")
     path = tmp_path / "saved" / "pass-0.slstate"
