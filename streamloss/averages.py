@@ -16,7 +16,10 @@ from streamloss.task import Task
 
 AVERAGES = ("macro", "micro", "weighted")
 MAX_CLASS_WEIGHT = 1e9
-POLICIES = ("nnunet", "monai", "reloaded", "zero", "one")
+POLICIES = ("nnunet", "monai", "reloaded", "torchmetrics", "omit", "zero", "one")
+
+_LEAVE_OUT = ("monai", "omit")
+"""Policies that leave a missed class out of a mean where its number is undefined."""
 
 
 class Presence(NamedTuple):
@@ -96,7 +99,8 @@ EMPTY = Parameter(
     "empty",
     "nnunet",
     _one_of(*POLICIES),
-    "what an empty class scores: nnunet, monai, reloaded, zero or one [default: nnunet]",
+    "what an empty class scores: nnunet, monai, reloaded, torchmetrics, omit, zero or one "
+    "[default: nnunet]",
 )
 CLASS_WEIGHTS = Parameter(
     "class_weights",
@@ -177,7 +181,7 @@ def over_classes(
         settled = _settled(value, whole, policy, ends)
         return Score(settled, per_class, bound, counts, unit=unit)
     entering = {
-        c: ends.missed if math.isnan(x) and presence[c].missed and policy != "monai" else x
+        c: ends.missed if math.isnan(x) and presence[c].missed and policy not in _LEAVE_OUT else x
         for c, x in per_class.items()
     }
     weights = _class_weights(task, presence)
@@ -203,7 +207,9 @@ def _settled(number: float, there: Presence, policy: str, ends: Ends) -> float:
         if there.empty:
             return ends.reloaded
         return ends.missed if math.isnan(number) and there.missed else number
-    if policy == "zero" and math.isnan(number):
+    if policy == "torchmetrics" and there.empty:
+        return math.nan
+    if policy in ("zero", "torchmetrics") and math.isnan(number):
         return ends.worst
     if policy == "one" and math.isnan(number):
         return ends.worst if there.missed else ends.best

@@ -103,8 +103,10 @@ class Task:
         The class table; empty for `values`.
     channels
         Scores per voxel: 1 for binary and values, C for multi-class, 0 for labels.
-    score_type
-        Name of the type that scores are stored as, empty for labels.
+    score_bits
+        Bits of a score as it is stored, 0 for labels.
+    half_scores
+        Whether scores are stored as float16.
     soft_truth
         True if the truth is a distribution in [0, 1] instead of labels.
     threshold
@@ -131,7 +133,8 @@ class Task:
     metrics: tuple[str, ...]
     classes: Classes = field(default_factory=Classes)
     channels: int = 0
-    score_type: str = ""
+    score_bits: int = 0
+    half_scores: bool = False
     soft_truth: bool = False
     threshold: float = 0.5
     parameters: Mapping[str, Any] = field(default_factory=dict)

@@ -46,6 +46,9 @@ CLASS_METRICS = [name for name in LABEL_METRICS if "average" in definition(name)
         ("reloaded", "iou", [NAN, 0, 0, 2 / 3]),
         ("reloaded", "precision", [NAN, 0, 0, 1]),
         ("reloaded", "f_beta", [1, 0, 0, 0.8]),
+        ("torchmetrics", "recall", [NAN, 0, 0, 2 / 3]),
+        ("torchmetrics", "specificity", [NAN, 1, 7 / 8, 1]),
+        ("omit", "precision", [NAN, NAN, 0, 1]),
         ("zero", "dice", [0, 0, 0, 0.8]),
         ("zero", "dice_loss", [1, 1, 1, 0.2]),
         ("zero", "recall", [0, 0, 0, 2 / 3]),
@@ -65,10 +68,10 @@ def test_a_policy_says_what_an_empty_a_missed_and_a_spurious_class_score(policy,
 @pytest.mark.parametrize("name", CLASS_METRICS)
 @given(data=st.data())
 def test_missing_a_structure_never_improves_a_mean(name, data):
-    """But where a policy gives up on classes: `monai` on what is not in the truth."""
+    """But where a policy leaves them out: `monai` and `omit`."""
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     truth, prediction = (runs_of(rng, [0, 1, 2, 3], (40,)).astype(np.uint8) for _ in range(2))
-    policy = data.draw(st.sampled_from(["nnunet", "reloaded", "zero", "one"]))
+    policy = data.draw(st.sampled_from([p for p in POLICIES if p not in ("monai", "omit")]))
     present = [c for c in (1, 2, 3) if (truth == c).any() and (prediction == c).any()]
     metric = definition(name)
     # A rate of errors gets better when less is predicted; so does a difference without a sign.
@@ -114,7 +117,10 @@ def test_averages_are_macro_micro_weighted_or_by_given_weights():
     ("options", "words"),
     [
         ({"average": "mean"}, "average: expected macro, micro or weighted, got 'mean'"),
-        ({"empty": "skip"}, "empty: expected nnunet, monai, reloaded, zero or one"),
+        (
+            {"empty": "skip"},
+            "empty: expected nnunet, monai, reloaded, torchmetrics, omit, zero or one",
+        ),
         ({"class_weights": "1,2"}, "one weight for each of the 5 classes"),
         ({"class_weights": "1,-2"}, "one weight from 0 to 1e+09 per class"),
         ({"class_weights": [1, 1], "classes": None}, "class_weights needs `classes`"),

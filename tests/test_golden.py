@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import streamloss as sl
-from streamloss.statistic import needed
+from streamloss.statistic import definitions, metric_names, needed
 from tests.strategies import Case
 from tests.test_laws import as_zarr, partial_of, whole_arrays
 
@@ -98,3 +98,31 @@ def test_the_golden_file_says_where_its_numbers_come_from():
     assert set(GOLDEN["provenance"]) == {"command", "python", "versions", "notes"}
     assert {"scikit-learn", "scipy", "torch", "monai"} <= set(GOLDEN["provenance"]["versions"])
     assert all(entry["source"] for entry in GOLDEN["cases"])
+
+
+CONVENTIONS = json.loads(
+    (Path(__file__).parent / "golden" / "conventions.json").read_text(encoding="utf-8")
+)
+# KonfAI adds 1e-6 to both sides of a Dice, the others round to single precision somewhere.
+SINGLE = {"konfai", "keras", "monai", "torchmetrics"}
+
+
+@pytest.mark.parametrize(
+    "entry", CONVENTIONS["cases"], ids=lambda entry: f"{entry['peer']}-{entry['metric']}"
+)
+def test_a_convention_gives_the_number_of_its_package(entry):
+    truth, prediction = np.array(entry["truth"]), np.array(entry["prediction"])
+    options = {**entry["options"], "metrics": entry["metric"], "convention": entry["peer"]}
+    got = sl.score(truth, prediction, **options)[entry["metric"]]
+    slack = 3e-7 if entry["peer"] in SINGLE else 1e-12
+    assert got.value == pytest.approx(entry["expected"], abs=slack + got.error_bound)
+
+
+def test_every_convention_has_a_number_of_its_package():
+    declared = {
+        (peer, name)
+        for name in metric_names()
+        for _, metric in definitions(name)
+        for peer in metric.conventions
+    }
+    assert declared == {(entry["peer"], entry["metric"]) for entry in CONVENTIONS["cases"]}

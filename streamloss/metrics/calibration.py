@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from streamloss import exact
 from streamloss._jit import inlined, kernel
 from streamloss.averages import OVER_CLASSES, Ends, Presence, naive_mean, over_classes
+from streamloss.losses import choice
 from streamloss.metrics.ranking import KINDS, class_probabilities
 from streamloss.slab import Slab
 from streamloss.statistic import Field, Metric, Parameter, Score, Statistic
@@ -288,7 +289,9 @@ _ERROR = 2 * exact.FIXED_ROUNDING + 2.0**-52
 
 def _top(formula: Callable[[list[Bin]], float]) -> Callable[[Calibration, Task], Score]:
     def score(state: Calibration, task: Task) -> Score:
-        return Score(formula(top_bins(state, task)), error_bound=_ERROR)
+        positive = task.channels == 1 and task.parameters["confidence"] == "positive"
+        bins = class_bins(state, 1, task) if positive else top_bins(state, task)
+        return Score(formula(bins), error_bound=_ERROR)
 
     return score
 
@@ -297,11 +300,25 @@ def _classwise(formula: Callable[[list[Bin]], float]) -> Callable[[Calibration, 
     def score(state: Calibration, task: Task) -> Score:
         found = [class_bins(state, code, task) for code in range(len(task.classes))]
         sizes = [sum(b.hits for b in bins) for bins in found]
+
+        def pooled() -> tuple[float, float]:
+            scored = zip(*(found[code] for code in task.classes.scored), strict=True)
+            together = [
+                Bin(
+                    sum(b.voxels for b in bins),
+                    sum(b.hits for b in bins),
+                    sum((b.total for b in bins), Fraction(0)),
+                )
+                for bins in scored
+            ]
+            return formula(together), 2 * _ERROR
+
         return over_classes(
             [formula(bins) for bins in found],
             task,
             [Presence(size, size) for size in sizes],
             error_bound=2 * _ERROR,
+            pooled=pooled if task.classes.scored else None,
             ends=Ends(best=0.0, worst=1.0),
         )
 
@@ -345,11 +362,13 @@ def reference(
         ]
 
     label = np.argmax(p, axis=0) if task.channels > 1 else (p[1] >= 0.5).astype(int)
-    top = binned(np.take_along_axis(p, label[np.newaxis], 0)[0], truth == label)
+    top = own = binned(np.take_along_axis(p, label[np.newaxis], 0)[0], truth == label)
+    if task.channels == 1 and task.parameters.get("confidence") == "positive":
+        own = binned(p[1], truth == 1)
     results: dict[str, tuple[float, dict[int, float]]] = {
-        "expected_calibration_error": (expected_error(top), {}),
-        "maximum_calibration_error": (_largest_error(top), {}),
-        "average_calibration_error": (_mean_error(top), {}),
+        "expected_calibration_error": (expected_error(own), {}),
+        "maximum_calibration_error": (_largest_error(own), {}),
+        "average_calibration_error": (_mean_error(own), {}),
         "reliability_curve": (expected_error(top), {}),
     }
     for name, formula in _CLASSWISE.items():
@@ -387,6 +406,17 @@ def _bins(value: Any) -> int:
 
 
 BINS = Parameter("bins", 15, _bins, "bins of calibration metrics [default: 15]")
+_CONFIDENCE = Parameter(
+    "confidence",
+    "top",
+    choice("top", "positive"),
+    "probability that binary calibration errors look at: of the label that is called, or of the "
+    "positive class [default: top]",
+)
+_OF_TOP: dict[str, Any] = {
+    "parameters": (BINS, _CONFIDENCE),
+    "conventions": {"torchmetrics": {"confidence": "positive"}},
+}
 
 
 def _metric(name: str, title: str, score: Any, formula: str, source: str, **facts: Any) -> Metric:
@@ -437,8 +467,8 @@ STATISTIC = Statistic(
             _top(expected_error),
             f"sum over bins of |h - s| / N; {_SYMBOLS}",
             "Guo et al. 2017, arXiv:1706.04599; torchmetrics MulticlassCalibrationError(norm='l1')",
-            differs="torchmetrics' binary one takes the probability of the positive class: "
-            "see classwise_calibration_error",
+            differs="torchmetrics' binary one takes the probability of the positive class",
+            **_OF_TOP,
         ),
         _metric(
             "maximum_calibration_error",
@@ -446,6 +476,8 @@ STATISTIC = Statistic(
             _top(_largest_error),
             f"largest |h - s| / n of the bins; {_SYMBOLS}",
             "Guo et al. 2017, arXiv:1706.04599; torchmetrics CalibrationError(norm='max')",
+            differs="as expected_calibration_error",
+            **_OF_TOP,
         ),
         _metric(
             "average_calibration_error",
@@ -453,6 +485,7 @@ STATISTIC = Statistic(
             _top(_mean_error),
             f"mean of |h - s| / n over the bins that are not empty; {_SYMBOLS}",
             "Neumann et al. 2018; MONAI CalibrationErrorMetric(calibration_reduction='average')",
+            parameters=(BINS, _CONFIDENCE),
         ),
         _metric(
             "classwise_calibration_error",

@@ -295,8 +295,13 @@ EMPTY_CONVENTIONS = {
     "nnunet": {"empty": "nnunet"},
     "monai": {"empty": "monai"},
     "reloaded": {"empty": "reloaded"},
+    "torchmetrics": {"empty": "torchmetrics"},
+    "sklearn": {"empty": "zero"},
 }
-"""The packages after which policies for empty classes are named."""
+"""Policies that give a package's numbers of empty classes."""
+OF_DICE = {**EMPTY_CONVENTIONS, "konfai": {"empty": "monai"}}
+OF_RATES = {**EMPTY_CONVENTIONS, "monai": {"empty": "omit"}}
+"""As `EMPTY_CONVENTIONS`; MONAI treats rates otherwise than overlaps."""
 OF_FOREGROUND: frozenset[Invariance] = OF_CLASSES | {"true_negatives"}
 
 
@@ -368,7 +373,7 @@ STATISTIC = Statistic(
             "Dice 1945, doi:10.2307/1932409; empties as nnU-Net",
             ends=Ends(reloaded=1.0),
             symmetric=True,
-            conventions={**EMPTY_CONVENTIONS, "sklearn": {"empty": "zero"}},
+            conventions=OF_DICE,
             default_for=KINDS,
             differs="MONAI's DiceMetric leaves out classes that are not in the truth, even if "
             "they are predicted; MetricsReloaded gives 1 and scikit-learn's f1_score 0 to a "
@@ -382,7 +387,7 @@ STATISTIC = Statistic(
             "Dice 1945, doi:10.2307/1932409",
             ends=Ends(best=0.0, worst=1.0, reloaded=0.0),
             symmetric=True,
-            conventions=EMPTY_CONVENTIONS,
+            conventions={peer: EMPTY_CONVENTIONS[peer] for peer in ("nnunet", "monai", "reloaded")},
             differs="training losses of this name are soft: see soft_dice_loss",
         ),
         class_metric(
@@ -392,7 +397,7 @@ STATISTIC = Statistic(
             "TP / (TP + FP + FN)",
             "Jaccard 1912, doi:10.1111/j.1469-8137.1912.tb05611.x",
             symmetric=True,
-            conventions={**EMPTY_CONVENTIONS, "sklearn": {"empty": "zero"}},
+            conventions=EMPTY_CONVENTIONS,
             default_for=KINDS,
         ),
         class_metric(
@@ -404,7 +409,7 @@ STATISTIC = Statistic(
             ends=Ends(missed=0.0),
             empties="class not predicted: undefined, but 0 in the mean if it is in the truth",
             default_for=("labels",),
-            conventions={**EMPTY_CONVENTIONS, "sklearn": {"empty": "zero"}},
+            conventions=OF_RATES,
             differs="scikit-learn gives 0 with a warning where it is undefined",
         ),
         class_metric(
@@ -415,7 +420,7 @@ STATISTIC = Statistic(
             "scikit-learn recall_score",
             empties="class not in the truth: undefined",
             default_for=("labels",),
-            conventions={**EMPTY_CONVENTIONS, "sklearn": {"empty": "zero"}},
+            conventions=OF_RATES,
             differs="scikit-learn gives 0 with a warning where it is undefined",
         ),
         Metric(

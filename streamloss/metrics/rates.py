@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from streamloss.averages import Ends
 from streamloss.metrics.confusion import (
-    EMPTY_CONVENTIONS,
     OF_CLASSES,
     OF_FOREGROUND,
+    OF_RATES,
     UNIT_LOSS,
     ClassCounts,
     class_metric,
@@ -134,6 +134,7 @@ READINGS = Readings(
             "TN / (TN + FP)",
             "MetricsReloaded, Maier-Hein et al. 2024, doi:10.1038/s41592-023-02151-z",
             _NO_NEGATIVES,
+            conventions={peer: OF_RATES[peer] for peer in ("monai", "torchmetrics")},
             invariances=OF_CLASSES,
         ),
         class_metric(
@@ -172,7 +173,7 @@ READINGS = Readings(
             "scikit-learn fbeta_score; van Rijsbergen 1979, Information Retrieval",
             ends=Ends(reloaded=1.0),
             parameters=(BETA,),
-            conventions={**EMPTY_CONVENTIONS, "sklearn": {"empty": "zero"}},
+            conventions=OF_RATES,
             differs="MetricsReloaded gives 1 and scikit-learn 0 to a class in neither",
         ),
         class_metric(

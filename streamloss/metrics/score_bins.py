@@ -65,18 +65,20 @@ class Bins:
 
 def bins_of(task: Task) -> Bins:
     """Return the bins that suit what the scores of a run are stored as."""
-    stored = np.dtype(task.score_type)
     channels = max(task.channels, 1)
-    if task.kind == "probabilities" and stored.itemsize <= 2:
-        top = 1 if stored.kind == "b" else int(np.iinfo(stored).max) if stored.kind == "u" else 0
-        codes = Bins("codes", top, "double") if top else Bins("halves", 0, "single")
+    if task.kind == "probabilities" and task.score_bits <= 16:
+        codes = Bins("codes", 2**task.score_bits - 1, "double")
+        if task.half_scores:
+            codes = Bins("halves", 0, "single")
         if codes.count * channels <= _MOST_CODES:
             return codes
     # With 11 digits a state takes 3.6 MB a channel; many channels get fewer.
     digits = 11 if channels <= 8 else 7 if channels <= 128 else 3
     if task.kind == "logits":
         return Bins("floats", digits, "logits" if channels == 1 else "double")
-    return Bins("floats", digits, "single" if stored in (np.float32, np.float16) else "double")
+    return Bins(
+        "floats", digits, "single" if task.half_scores or task.score_bits == 32 else "double"
+    )
 
 
 @lru_cache(maxsize=8)
