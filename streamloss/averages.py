@@ -23,7 +23,10 @@ _LEAVE_OUT = ("monai", "omit")
 
 
 class Presence(NamedTuple):
-    """Amount of a class in truth and in prediction; voxels, or sums of probabilities."""
+    """Amount of a class in truth and in prediction; voxels, or sums of probabilities.
+
+    What is predicted is None for a metric that looks at scores in any case.
+    """
 
     truth: Any
     prediction: Any
@@ -31,17 +34,17 @@ class Presence(NamedTuple):
     @property
     def missed(self) -> bool:
         """True for a class of the truth that is not predicted."""
-        return bool(self.truth > 0 and not self.prediction > 0)
+        return bool(self.truth > 0 and self.prediction is not None and not self.prediction > 0)
 
     @property
     def spurious(self) -> bool:
         """True for a predicted class that is not in the truth."""
-        return bool(self.prediction > 0 and not self.truth > 0)
+        return bool(self.prediction is not None and self.prediction > 0 and not self.truth > 0)
 
     @property
     def empty(self) -> bool:
         """True for a class in neither."""
-        return not self.truth > 0 and not self.prediction > 0
+        return not self.truth > 0 and not (self.prediction is not None and self.prediction > 0)
 
 
 class Ends(NamedTuple):
@@ -167,16 +170,18 @@ def over_classes(
     policy = task.parameters.get("empty", EMPTY.default)
     codes = task.classes.scored
     per_class = {c: _settled(numbers[c], presence[c], policy, ends) for c in codes}
-    counts = {
-        "undefined_classes": sum(math.isnan(number) for number in per_class.values()),
-        "empty_classes": sum(presence[c].empty for c in codes),
-        "missed_classes": sum(presence[c].missed for c in codes),
-        "spurious_classes": sum(presence[c].spurious for c in codes),
-    }
+    counts = {"undefined_classes": sum(math.isnan(number) for number in per_class.values())}
+    if all(presence[c].prediction is not None for c in codes):
+        counts |= {
+            "empty_classes": sum(presence[c].empty for c in codes),
+            "missed_classes": sum(presence[c].missed for c in codes),
+            "spurious_classes": sum(presence[c].spurious for c in codes),
+        }
     if task.parameters.get("average") == "micro" and pooled is not None:
         value, bound = pooled()
+        predicted = [presence[c].prediction for c in codes if presence[c].prediction is not None]
         whole = Presence(
-            sum(presence[c].truth for c in codes), sum(presence[c].prediction for c in codes)
+            sum(presence[c].truth for c in codes), sum(predicted) if predicted else None
         )
         settled = _settled(value, whole, policy, ends)
         return Score(settled, per_class, bound, counts, unit=unit)

@@ -81,6 +81,10 @@ class Result:
         Seconds, voxels per second, workers; not the same from run to run.
     versions
         Versions of the software.
+    empties
+        Scored classes in neither truth nor prediction (`empty_classes`), in the truth alone
+        (`missed_classes`) and in the prediction alone (`spurious_classes`); nothing where
+        the truth is no labels.
 
     Examples
     --------
@@ -103,6 +107,7 @@ class Result:
     integrity: Mapping[str, Any] = field(default_factory=dict)
     timing: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    empties: Mapping[str, int] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> MetricResult:
         try:
@@ -150,7 +155,8 @@ class Result:
         if not isinstance(plain, dict) or plain.get("schema") != SCHEMA:
             raise InvalidInputError(f'not a result: expected the schema "{SCHEMA}"')
         parts = [part.name for part in fields(cls)]
-        lacking = [name for name in parts if name not in plain]
+        # Results of earlier versions do not count empties.
+        lacking = [name for name in parts if name not in plain and name != "empties"]
         if lacking:
             raise InvalidInputError(f"not a whole result: it lacks {', '.join(lacking)}")
         known = {"value", "per_class", "unit", "error_bound", "definition", "details"}
@@ -166,7 +172,7 @@ class Result:
             )
             for name, entry in plain["metrics"].items()
         }
-        given = {name: plain[name] for name in parts}
+        given = {name: plain[name] for name in parts if name in plain}
         return cls(**{**given, "metrics": metrics, "classes": tuple(plain["classes"])})
 
     def __str__(self) -> str:

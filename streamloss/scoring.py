@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from streamloss.averages import Presence
 from streamloss.checkpoint import open_checkpoint
 from streamloss.cluster import client_in_use, is_client, refuse_voxels, threads
 from streamloss.errors import InvalidInputError
@@ -285,6 +286,7 @@ def build_result(
         )
     settings = asdict(task)
     table = settings.pop("classes")
+    classes = _class_rows(total)
     return Result(
         inputs=inputs,
         options={
@@ -305,9 +307,10 @@ def build_result(
             "scored": total.scored,
             "ignored": total.ignored,
         },
-        classes=_class_rows(total),
+        classes=classes,
         metrics=metrics,
         integrity=integrity,
+        empties=_empties(classes, task),
         timing=timing,
         versions=_versions(),
     )
@@ -361,6 +364,21 @@ def _class_rows(total: Partial) -> tuple[dict[str, Any], ...]:
         {"value": key, "name": name, "truth_voxels": truth, "prediction_voxels": prediction}
         for key, name, (truth, prediction) in zip(class_keys(task), names, counts, strict=True)
     )
+
+
+def _empties(rows: Sequence[Mapping[str, Any]], task: Task) -> dict[str, int]:
+    """Return how many scored classes are in neither, or in only one of truth and prediction."""
+    scored = range(len(rows)) if task.structures else task.classes.scored
+    there = [
+        Presence(rows[code]["truth_voxels"], rows[code]["prediction_voxels"]) for code in scored
+    ]
+    if any(each.truth is None for each in there) or task.kind == "values":
+        return {}
+    return {
+        "empty_classes": sum(each.empty for each in there),
+        "missed_classes": sum(each.missed for each in there),
+        "spurious_classes": sum(each.spurious for each in there),
+    }
 
 
 def _class_voxels(total: Partial, code: int) -> tuple[int | None, int | None]:

@@ -1,5 +1,6 @@
 """Averages over classes, the rule for empty ones, and what each metric declares of itself."""
 
+import json
 import math
 from fractions import Fraction
 
@@ -65,6 +66,27 @@ def test_a_policy_says_what_an_empty_a_missed_and_a_spurious_class_score(policy,
     assert got.counts["undefined_classes"] == sum(map(math.isnan, expected))
 
 
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        (TRUTH, PREDICTION, {"metrics": "accuracy", "classes": 5}),
+        (TRUTH, np.eye(5)[PREDICTION].T, {"metrics": "auroc,cross_entropy"}),
+        (TRUTH, PREDICTION, {"metrics": "mcc", "regions": "a=1,b=2,c=3,d=4"}),
+    ],
+    ids=["labels", "probabilities", "regions"],
+)
+def test_a_result_always_counts_empty_missed_and_spurious_classes(arrays):
+    truth, prediction, options = arrays
+    result = sl.score(truth, prediction, **options)
+    counts = {"empty_classes": 1, "missed_classes": 1, "spurious_classes": 1}
+    assert result.empties == counts
+    assert sl.Result.from_json(result.to_json()).empties == counts
+    shown = json.loads(result.to_json())
+    assert shown["empties"] == counts
+    for metric in shown["metrics"].values():
+        assert all(metric.get(name, count) == count for name, count in counts.items())
+
+
 @pytest.mark.parametrize("name", CLASS_METRICS)
 @given(data=st.data())
 def test_missing_a_structure_never_improves_a_mean(name, data):
@@ -93,7 +115,6 @@ LENIENT = (
     "positive_likelihood_ratio",
     "negative_likelihood_ratio",
     "absolute_volume_difference",
-    "volume_similarity",
     "negative_predictive_value",
     "youden_j",
 )

@@ -316,7 +316,7 @@ def _classwise(formula: Callable[[list[Bin]], float]) -> Callable[[Calibration, 
         return over_classes(
             [formula(bins) for bins in found],
             task,
-            [Presence(size, size) for size in sizes],
+            [Presence(size, None) for size in sizes],
             error_bound=2 * _ERROR,
             pooled=pooled if task.classes.scored else None,
             ends=Ends(best=0.0, worst=1.0),

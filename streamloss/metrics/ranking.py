@@ -231,12 +231,12 @@ def over_histograms(
         Best and worst value.
     """
     numbers, bounds = [math.nan] * len(task.classes), [0.0] * len(task.classes)
-    presence = [Presence(0, 0)] * len(task.classes)
+    presence = [Presence(0, None)] * len(task.classes)
     for code in task.classes.scored:
         h = histogram(state, code, task)
         value, bound = formula(h, code)
         numbers[code], bounds[code] = value, 0.0 if math.isnan(bound) else bound
-        presence[code] = Presence(int(h.positives.sum()), int(h.positives.sum()))
+        presence[code] = Presence(int(h.positives.sum()), None)
 
     def pooled() -> tuple[float, float]:
         scored = task.classes.scored
