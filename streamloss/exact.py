@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamloss._jit import float_bits, fused, inlined, kernel
+from streamloss._jit import float_bits, fused, inlined, kernel, use_wide_vectors
 
 FIXED_LIMBS = 2
 """Limbs of a fixed-point sum: units of 2**-40, up to 2**95 of them."""
@@ -198,6 +198,7 @@ def add_fixed_terms(limbs: NDArray[Any], terms: NDArray[Any]) -> None:
         float32 or float64, one dimension, |term| < 2**22. Tiles of terms below 2047 take the
         vectorised path.
     """
+    use_wide_vectors()
     for start in range(0, len(terms), _TILE):
         _add_fixed_tile(limbs, terms[start : start + _TILE])
 
@@ -263,6 +264,7 @@ def add_fixed_by_class(
     classes
         Number of classes.
     """
+    use_wide_vectors()
     if classes == 2:
         for start in range(0, len(terms), _TILE):
             _add_fixed_by_two(limbs, codes[start : start + _TILE], terms[start : start + _TILE])

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamloss import vecmath
-from streamloss._jit import kernel
+from streamloss._jit import kernel, use_wide_vectors
 from streamloss.lazy import lazy
 from streamloss.pairs import count_pairs
 from streamloss.task import Classes, Task
@@ -394,6 +394,7 @@ def _halves_in_unit(codes: NDArray[np.uint16]) -> bool:
 
 @kernel
 def _at_least(scores: NDArray[Any], threshold: Any, out: NDArray[Any]) -> None:
+    use_wide_vectors()
     for i in range(out.size):
         out[i] = scores[i] >= threshold
 
@@ -403,6 +404,7 @@ def _argmax(scores: NDArray[Any], out: NDArray[Any]) -> None:
     # The maximum first, then how many channels come before the first that equals it; ties go to
     # the lowest class, as in NumPy. To keep the larger of two in place would be a masked store, 5
     # times as slow.
+    use_wide_vectors()
     channels, voxels = scores.shape
     tops = np.empty((2, _TILE), scores.dtype)
     found = np.empty(_TILE, np.int32)
@@ -431,6 +433,7 @@ def _argmax(scores: NDArray[Any], out: NDArray[Any]) -> None:
 
 @kernel
 def _probabilities_of_logits(scores: NDArray[Any], out: NDArray[Any]) -> None:
+    use_wide_vectors()
     channels, voxels = scores.shape
     if channels == 1:
         for i in range(voxels):

@@ -170,6 +170,7 @@ def _add_hard_logit(
     loss: NDArray[np.int64],
     focal_loss: NDArray[np.int64],
 ) -> None:
+    use_wide_vectors()
     terms = np.empty(TILE)
     misses = np.empty(TILE)
     for start in range(0, truth.size, TILE):
@@ -222,6 +223,7 @@ def _add_hard(
     focal_loss: NDArray[np.int64],
     clipped: NDArray[np.int64],
 ) -> None:
+    use_wide_vectors()
     classes = scores.shape[0]
     terms = np.empty(TILE)
     misses = np.empty(TILE)
@@ -270,6 +272,7 @@ def _add_hard(
 @kernel
 def _log_sum_exp(rows: NDArray[Any], out: NDArray[np.float64]) -> None:
     """Write log(sum over channels of exp(row)) of each voxel, without overflow."""
+    use_wide_vectors()
     channels, size = rows.shape
     total = np.zeros(TILE)
     # Two buffers in turn: a maximum in place is a masked store, 5 times as slow.

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamloss import exact
-from streamloss._jit import inlined, kernel, use_wide_vectors
+from streamloss._jit import fused, inlined, kernel, use_wide_vectors
 from streamloss.errors import InvalidInputError
 from streamloss.losses import (
     REDUCTION,
@@ -183,48 +183,51 @@ def _add_hard(
     squared_sum: NDArray[np.int64],
     absolute_sum: NDArray[np.int64],
 ) -> None:
+    use_wide_vectors()
     one = exact.fixed(1.0)
     channels = probabilities.shape[0]
-    counts = np.empty(channels, np.int64)
-    terms = np.empty(TILE)
+    squares = np.empty(TILE)
+    sizes = np.empty(TILE)
     for start in range(0, truth.size, TILE):
         codes = truth[start : start + TILE]
         size = codes.size
         for k in range(channels):
-            counts[k] = count_equal(codes, k)
-            voxels[k] += counts[k]
-            exact.add_fixed(truth_sum[k], counts[k] * one)
-        if overlap:
-            for k in range(channels):
-                row = probabilities[k, start : start + TILE]
+            row = probabilities[k, start : start + TILE]
+            found = count_equal(codes, k)
+            voxels[k] += found
+            exact.add_fixed(truth_sum[k], found * one)
+            if overlap:
                 total = 0
                 inside = 0
-                for i in range(size):
-                    units = exact.fixed(_mass(row[i]))
-                    total += units
-                    inside += units if codes[i] == k else 0
-                exact.add_fixed(probability_sum[k], total)
-                exact.add_fixed(overlap_sum[k], inside)
-        # A pass for each sum: few tasks ask for both.
-        if squared:
-            for i in range(size):
-                terms[i] = 0.0
-            for k in range(channels):
-                row = probabilities[k, start : start + TILE]
+                # Most tiles hold few of the classes, and need no mask for the others.
+                if 0 < found < size:
+                    for i in range(size):
+                        units = exact.fixed_bits(_mass(row[i]))
+                        total += units
+                        inside += units if codes[i] == k else 0
+                else:
+                    for i in range(size):
+                        total += exact.fixed_bits(_mass(row[i]))
+                    inside = total if found == size else 0
+                exact.add_fixed(probability_sum[k], total - size * exact.ROUNDER_BITS)
+                exact.add_fixed(overlap_sum[k], inside - found * exact.ROUNDER_BITS)
+            if squared:
+                if k == 0:
+                    squares[:size] = 0.0
                 for i in range(size):
                     p = np.float64(row[i])
                     d = 1.0 - p if codes[i] == k else p
-                    terms[i] += d * d
-            exact.add_fixed_by_class(squared_sum, codes, terms[:size], channels)
-        if absolute:
-            for i in range(size):
-                terms[i] = 0.0
-            for k in range(channels):
-                row = probabilities[k, start : start + TILE]
+                    squares[i] = fused(d, d, squares[i])
+            if absolute:
+                if k == 0:
+                    sizes[:size] = 0.0
                 for i in range(size):
                     p = np.float64(row[i])
-                    terms[i] += 1.0 - p if codes[i] == k else p
-            exact.add_fixed_by_class(absolute_sum, codes, terms[:size], channels)
+                    sizes[i] += 1.0 - p if codes[i] == k else p
+        if squared:
+            exact.add_fixed_by_class(squared_sum, codes, squares[:size], channels)
+        if absolute:
+            exact.add_fixed_by_class(absolute_sum, codes, sizes[:size], channels)
 
 
 @kernel
