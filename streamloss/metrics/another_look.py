@@ -5,12 +5,12 @@ until no open bin is small enough. How areas follow from that is told in `rankin
 """
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamloss._jit import kernel
 from streamloss.metrics import score_bins
 from streamloss.slab import Slab
 from streamloss.task import Task
@@ -70,18 +70,61 @@ def find(state: Scores, slab: Slab, task: Task) -> Scores:
         values = scores[channel][chosen].astype(np.float64)
         channels = np.full(values.size, channel, np.uint16)
         bins = places[chosen].astype(np.int32)
-        found.append(Scores(channels, bins, values, slab.truth[chosen] == code))
+        hits = slab.truth[chosen] == code
+        order = np.lexsort((hits, values))
+        found.append(Scores(channels, bins[order], values[order], hits[order]))
     return functools.reduce(join, found)
 
 
 def join(a: Scores, b: Scores) -> Scores:
-    """Return the scores of both, sorted."""
-    channels = np.concatenate([a.channels, b.channels])
-    bins = np.concatenate([a.bins, b.bins])
-    values = np.concatenate([a.values, b.values])
-    positives = np.concatenate([a.positives, b.positives])
-    order = np.lexsort((positives, values, channels))
-    return Scores(channels[order], bins[order], values[order], positives[order])
+    """Return the scores of both, sorted as each of them is."""
+    if not len(a.values) or not len(b.values):
+        return a if len(a.values) else b
+    # Merging takes a twentieth of the time of sorting all anew, which every part would cost.
+    first = _from_first(a.channels, a.values, a.positives, b.channels, b.values, b.positives)
+
+    def both(ours: NDArray[Any], theirs: NDArray[Any]) -> NDArray[Any]:
+        joined = np.empty(len(first), ours.dtype)
+        joined[first], joined[~first] = ours, theirs
+        return joined
+
+    return Scores(
+        both(a.channels, b.channels),
+        both(a.bins, b.bins),
+        both(a.values, b.values),
+        both(a.positives, b.positives),
+    )
+
+
+@kernel
+def _from_first(
+    channels: NDArray[np.uint16],
+    values: NDArray[np.float64],
+    positives: NDArray[np.bool_],
+    other_channels: NDArray[np.uint16],
+    other_values: NDArray[np.float64],
+    other_positives: NDArray[np.bool_],
+) -> NDArray[np.bool_]:
+    """Tell for each place of two sorted sequences made one whether it is of the first."""
+    first = np.zeros(len(values) + len(other_values), np.bool_)
+    i = j = 0
+    for place in range(len(first)):
+        if i == len(values):
+            break
+        if j == len(other_values):
+            mine = True
+        elif channels[i] != other_channels[j]:
+            mine = channels[i] < other_channels[j]
+        elif values[i] != other_values[j]:
+            mine = values[i] < other_values[j]
+        else:
+            mine = positives[i] <= other_positives[j]
+        first[place] = mine
+        if mine:
+            i += 1
+        else:
+            j += 1
+    return first
 
 
 def no_scores(task: Task) -> Scores:
@@ -133,21 +176,40 @@ def learn(state: Any, found: Scores, task: Task) -> Ordered:
             for start, stop in zip(starts, [*starts[1:], len(places)], strict=True):
                 v, y, place = values[start:stop], hits[start:stop], int(places[start])
                 if mirrored:
-                    v, y, place = -v, ~y, last - place
+                    v, y, place = -v[::-1], ~y[::-1], last - place
                 tp, fp = (int(part[place]) for part in above)
                 known[code, place] = _inside(v, y, tp, fp)
     return Ordered(state.counts, known)
 
 
+@kernel
 def _inside(
     values: NDArray[np.float64], hits: NDArray[np.bool_], tp: int, fp: int
 ) -> tuple[int, float]:
-    """Return twice the pairs in order, and the sum of precisions, of the scores in one bin."""
-    _, groups = np.unique(-values, return_inverse=True)
-    p, n = np.bincount(groups[hits]), np.bincount(groups[~hits])
-    size = max(len(p), len(n))
-    p, n = np.pad(p, (0, size - len(p))), np.pad(n, (0, size - len(n)))
-    before = np.cumsum(p) - p
-    twice = int((n * (2 * before + p)).sum())
-    hits_above, all_above = tp + np.cumsum(p), tp + fp + np.cumsum(p + n)
-    return twice, math.fsum(p * hits_above / np.maximum(all_above, 1))
+    """Return twice the pairs in order, and the sum of precisions, of the scores in one bin.
+
+    Scores come sorted. A pass may open 100,000 bins, so this is a loop of its own: NumPy took
+    100 µs for each.
+    """
+    twice = above = 0
+    seen = tp + fp
+    precision = lost = 0.0
+    i = len(values) - 1
+    while i >= 0:
+        value = values[i]
+        p = n = 0
+        while i >= 0 and values[i] == value:
+            p += hits[i]
+            n += not hits[i]
+            i -= 1
+        twice += n * (2 * above + p)
+        above += p
+        tp += p
+        seen += p + n
+        if p > 0:
+            # What a sum loses is kept beside it, as Neumaier does.
+            term = p * tp / seen
+            total = precision + term
+            lost += (precision - total) + term if precision >= term else (term - total) + precision
+            precision = total
+    return twice, precision + lost
