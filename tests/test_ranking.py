@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 import streamloss as sl
 from streamloss.metrics import another_look, score_bins
 from streamloss.metrics.score_bins import Bins
+from streamloss.statistic import discover
 from tests.strategies import chunk_grids, unit_values
 from tests.test_laws import as_zarr, payload
 
+OF_COUNTS = [m.name for m in discover()["confusion"].metrics if m.of_counts is not None]
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "ranking.json").read_text(encoding="utf-8"))
 
 
@@ -188,10 +190,18 @@ def test_a_curve_over_thresholds_is_every_metric_of_the_decisions():
     curve = sl.score(truth, scores, metrics="threshold_curve")["threshold_curve"].details["1"]
     for place in (0, 17, 50, 93):
         cut = (scores.astype(float) >= curve["threshold"][place]).astype(np.uint8)
-        for name in ("dice", "iou", "specificity", "youden_j", "recall"):
-            expected = sl.score(truth, cut, metrics=name, classes=2)[name].value
+        assert set(curve) == {"threshold", *OF_COUNTS}
+        result = sl.score(truth, cut, metrics=OF_COUNTS, classes=2)
+        for name in OF_COUNTS:
+            expected = result[name].value
             got = curve[name][place]
             assert got == expected or (got is None and math.isnan(expected)), (name, place)
+
+
+def test_every_metric_of_labels_is_on_a_curve_over_thresholds():
+    """But the matrix itself, of which the four counts are on it."""
+    of_labels = {m.name for m in discover()["confusion"].metrics}
+    assert of_labels - set(OF_COUNTS) == {"confusion_matrix"}
 
 
 def test_a_volume_of_one_class_has_no_ranking():

@@ -37,10 +37,10 @@ def balanced_accuracy(state: Confusion, task: Task) -> Score:
         if c.true_positives + c.false_negatives
     ]
     value = ratio(sum(recalls, Fraction(0)), len(recalls))
-    return Score(value, {code: _half_rates(classes[code]) for code in task.classes.scored})
+    return Score(value, {code: _half_rates(classes[code], task) for code in task.classes.scored})
 
 
-def _half_rates(c: ClassCounts) -> float:
+def _half_rates(c: ClassCounts, task: Task) -> float:
     positives = c.true_positives + c.false_negatives
     negatives = c.true_negatives + c.false_positives
     if not positives or not negatives:
@@ -51,13 +51,17 @@ def _half_rates(c: ClassCounts) -> float:
 
 def mcc(state: Confusion, task: Task) -> Score:
     """Return Matthews' correlation of all classes; per class, of one against the rest."""
-    per_class = {}
     classes = one_against_rest(state)
-    for code in task.classes.scored:
-        c = classes[code]
-        two = [[c.true_negatives, c.false_positives], [c.false_negatives, c.true_positives]]
-        per_class[code] = _correlation(two)
+    per_class = {code: _mcc_of(classes[code], task) for code in task.classes.scored}
     return Score(_correlation(state.counts.tolist()), per_class)
+
+
+def _mcc_of(c: ClassCounts, task: Task) -> float:
+    return _correlation(_matrix(c))
+
+
+def _matrix(c: ClassCounts) -> list[list[int]]:
+    return [[c.true_negatives, c.false_positives], [c.false_negatives, c.true_positives]]
 
 
 def _correlation(counts: list[list[int]]) -> float:
@@ -75,14 +79,13 @@ def _correlation(counts: list[list[int]]) -> float:
 
 def cohen_kappa(state: Confusion, task: Task) -> Score:
     """Return Cohen's kappa of all classes; per class, of one against the rest."""
-    kind = task.parameters["kappa_weights"]
     classes = one_against_rest(state)
-    per_class = {}
-    for code in task.classes.scored:
-        c = classes[code]
-        two = [[c.true_negatives, c.false_positives], [c.false_negatives, c.true_positives]]
-        per_class[code] = _kappa(two, "none")
-    return Score(_kappa(state.counts.tolist(), kind), per_class)
+    per_class = {code: _kappa_of(classes[code], task) for code in task.classes.scored}
+    return Score(_kappa(state.counts.tolist(), task.parameters["kappa_weights"]), per_class)
+
+
+def _kappa_of(c: ClassCounts, task: Task) -> float:
+    return _kappa(_matrix(c), "none")
 
 
 def _kappa(counts: list[list[int]], kind: str) -> float:
@@ -135,6 +138,15 @@ def _cost_sums(state: Confusion, task: Task) -> tuple[Fraction, int, Fraction]:
     cost = sum((costs[i][j] * counts[i][j] for i in codes for j in codes), Fraction(0))
     naive = (sum((costs[i][j] * truth[i] for i in codes), Fraction(0)) for j in codes)
     return cost, sum(truth), min(naive, default=Fraction(0))
+
+
+def _errors_of(c: ClassCounts, task: Task) -> float:
+    return ratio(c.false_positives + c.false_negatives, sum(c))
+
+
+def _normalized_errors_of(c: ClassCounts, task: Task) -> float:
+    positives = c.true_positives + c.false_negatives
+    return ratio(c.false_positives + c.false_negatives, min(positives, sum(c) - positives))
 
 
 def validate(task: Task) -> None:
@@ -267,6 +279,7 @@ READINGS = Readings(
             "voxels that is right; per class (recall + specificity) / 2",
             "scikit-learn balanced_accuracy_score",
             empties="classes that are not in the truth are left out; per class undefined then",
+            of_counts=_half_rates,
         ),
         _metric(
             "mcc",
@@ -280,6 +293,7 @@ READINGS = Readings(
             symmetric=True,
             empties="truth or prediction of one class only: undefined",
             differs="scikit-learn gives 0 where it is undefined",
+            of_counts=_mcc_of,
         ),
         _metric(
             "cohen_kappa",
@@ -293,6 +307,7 @@ READINGS = Readings(
             symmetric=True,
             empties="truth and prediction of one and the same class: undefined",
             parameters=(_KAPPA,),
+            of_counts=_kappa_of,
         ),
         _metric(
             "confusion_matrix",
@@ -319,6 +334,7 @@ READINGS = Readings(
             range=(0.0, math.inf),
             higher_is_better=False,
             parameters=(_COSTS,),
+            of_counts=_errors_of,
         ),
         _metric(
             "normalized_expected_cost",
@@ -332,6 +348,7 @@ READINGS = Readings(
             empties="undefined where a constant prediction costs nothing",
             parameters=(_COSTS,),
             differs="MetricsReloaded's default costs are 1 / (2 prior) of either class",
+            of_counts=_normalized_errors_of,
         ),
     ),
 )

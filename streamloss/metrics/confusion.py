@@ -146,7 +146,8 @@ def recall(c: ClassCounts, task: Task) -> float:
 
 def ratio(part: int | Fraction, whole: int | Fraction) -> float:
     """Return the quotient, rounded once, or NaN for a whole of zero."""
-    return float(Fraction(part) / whole) if whole else math.nan
+    # Python rounds a quotient of integers once, whatever their size.
+    return float(part / whole) if whole else math.nan
 
 
 def mean_of(
@@ -203,16 +204,14 @@ def _total(position: str) -> Callable[[Confusion, Task], Score]:
 
 def accuracy(state: Confusion, task: Task) -> Score:
     """Return the share of voxels that are right; per class, one against the rest."""
-    total = int(state.counts.sum())
     classes = one_against_rest(state)
     right = sum(c.true_positives for c in classes)
-    return Score(
-        ratio(right, total),
-        {
-            code: ratio(classes[code].true_positives + classes[code].true_negatives, total)
-            for code in task.classes.scored
-        },
-    )
+    per_class = {code: _right(classes[code], task) for code in task.classes.scored}
+    return Score(ratio(right, int(state.counts.sum())), per_class)
+
+
+def _right(c: ClassCounts, task: Task) -> float:
+    return ratio(c.true_positives + c.true_negatives, sum(c))
 
 
 def predicted_codes(prediction: NDArray[Any], task: Task) -> NDArray[Any]:
@@ -427,6 +426,7 @@ STATISTIC = Statistic(
             name="accuracy",
             title="Accuracy",
             score=accuracy,
+            of_counts=_right,
             formula="share of voxels whose class is right, over all classes and the background; "
             f"per class (TP + TN) / (TP + FP + FN + TN); {SYMBOLS}",
             source="scikit-learn accuracy_score",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from streamloss.averages import OVER_CLASSES, Ends, naive_mean
 from streamloss.metrics.calibration import BINS
-from streamloss.metrics.confusion import ClassCounts, Confusion
+from streamloss.metrics.confusion import ClassCounts
 from streamloss.metrics.ranking import (
     KINDS,
     Histogram,
@@ -26,7 +26,7 @@ from streamloss.metrics.ranking import (
 )
 from streamloss.metrics.rates import BETA
 from streamloss.statistic import Metric, Parameter, Readings, Score, discover, number
-from streamloss.task import Classes, Task
+from streamloss.task import Task
 
 STEPS = 100
 """The thresholds of a curve are 0, 1 / STEPS … 1."""
@@ -110,25 +110,15 @@ def threshold_curve(state: Ranking, task: Task) -> Score:
         curve: dict[str, list[float | None]] = {"threshold": thresholds.tolist()}
         for hits, wrong in zip(tp.tolist(), fp.tolist(), strict=True):
             c = ClassCounts(hits, wrong, positives - hits, negatives - wrong)
-            counts = [[c.true_negatives, wrong], [c.false_negatives, hits]]
-            both = Confusion(np.array(counts, np.int64))
-            for metric in metrics:
-                own = metric.of_counts
-                number = own(c, binary) if own else metric.score(both, binary).value
-                curve.setdefault(metric.name, []).append(None if math.isnan(number) else number)
+            for name, formula in formulas.items():
+                value = formula(c, binary)
+                curve.setdefault(name, []).append(None if math.isnan(value) else value)
         details[str(task.classes.values[code])] = curve
         return max(x for x in curve["dice"] if x is not None), 0.0
 
-    # The matrix itself is the four counts.
-    metrics = [m for m in discover()["confusion"].metrics if m.name != "confusion_matrix"]
-    options = {p.name: p.default for metric in metrics for p in metric.parameters}
-    binary = Task(
-        "labels",
-        tuple(metric.name for metric in metrics),
-        Classes((0, 1), ("other", "class")),
-        parameters={**options, "beta": task.parameters["beta"]},
-        spacing=task.spacing,
-    )
+    metrics = discover()["confusion"].metrics
+    formulas = {m.name: m.of_counts for m in metrics if m.of_counts is not None}
+    binary = Task("labels", (), parameters={"beta": task.parameters["beta"]}, spacing=task.spacing)
     return replace(over_histograms(best, state, task), details=details)
 
 

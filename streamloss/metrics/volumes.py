@@ -19,6 +19,7 @@ from streamloss.metrics.confusion import (
     ClassCounts,
     Confusion,
     class_metric,
+    dice,
     mean_of,
     one_against_rest,
     predicted_codes,
@@ -162,6 +163,7 @@ READINGS = Readings(
             name="generalized_dice",
             title="Generalized Dice coefficient",
             score=generalized_dice,
+            of_counts=dice,
             formula="2 sum_k w_k TP_k / sum_k w_k (2TP_k + FP_k + FN_k) over the scored classes; "
             f"w_k = 1 / (TP_k + FN_k)^2; {SYMBOLS}",
             source="Crum et al. 2006, doi:10.1109/TMI.2006.880587; Sudre et al. 2017, "
