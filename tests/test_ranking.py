@@ -151,6 +151,40 @@ def test_thresholds_of_the_background_give_the_score_they_promise(name, seed):
         assert sl.dice((truth == label).astype(np.uint8), cut, classes=2) == pytest.approx(promised)
 
 
+def test_areas_of_realistic_sigmoid_outputs_are_certain_to_a_millionth():
+    """As those of 512³ voxels in `benchmarks/results/battery`: the width hardly depends on size."""
+    rng = np.random.default_rng(4)
+    truth = (rng.random(2**20) < 0.3).astype(np.uint8)
+    logits = rng.normal(9.0 * truth - 5.0, 2.0).astype(np.float32)
+    probability = (1 / (1 + np.exp(-logits))).astype(np.float32)
+    metrics = "auroc,average_precision,expected_calibration_error"
+    once = sl.score(truth, probability, metrics=metrics)
+    exact = sl.score(truth, probability, metrics=metrics, exact=True)
+    for name in metrics.split(","):
+        assert 2 * once[name].error_bound <= 1e-6, name
+        assert abs(once[name].value - exact[name].value) <= once[name].error_bound, name
+    assert exact["auroc"].error_bound == 0.0
+
+
+@given(volume=scored_volumes())
+def test_the_area_of_complements_is_the_complement_within_both_bounds(volume):
+    truth, scores = volume
+    kind = {"kind": "probabilities", "metrics": "auroc"}
+    area = sl.score(truth, scores, **kind)["auroc"]
+    other = sl.score(1 - truth, scores, **kind)["auroc"]
+    slack = area.error_bound + other.error_bound + 1e-12
+    assert abs(area.value + other.value - 1) <= slack
+
+
+def test_logits_are_ranked_where_their_probabilities_are_all_one():
+    truth = np.array([0, 1, 0, 1, 0], np.uint8)
+    logits = np.array([40.0, 50.0, -800.0, -760.0, 900.0])
+    options = {"kind": "logits", "metrics": "auroc,average_precision"}
+    once, again = (sl.score(truth, logits, exact=exact, **options) for exact in (False, True))
+    assert again["auroc"].value == naive_auroc(truth, logits)
+    assert abs(once["auroc"].value - naive_auroc(truth, logits)) <= once["auroc"].error_bound
+
+
 @given(volume=scored_volumes(["f2"]), data=st.data())
 def test_increasing_maps_of_codes_leave_the_area_alone(volume, data):
     truth, _ = volume

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, log_loss
+from sklearn.metrics import confusion_matrix, log_loss, roc_auc_score
 
 
 def dice_in_memory(truth: Any, prediction: Any) -> dict[str, Any]:
@@ -17,3 +17,8 @@ def log_loss_in_memory(truth: Any, prediction: Any) -> dict[str, float]:
     """Return the cross entropy by `log_loss`."""
     loss = log_loss(truth.reshape(-1), prediction.reshape(-1).astype(np.float64), labels=(0, 1))
     return {"cross_entropy": float(loss)}
+
+
+def auroc_in_memory(truth: Any, prediction: Any) -> dict[str, float]:
+    """Return the area under the ROC curve."""
+    return {"auroc": float(roc_auc_score(truth.reshape(-1), prediction.reshape(-1)))}

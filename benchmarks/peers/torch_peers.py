@@ -125,3 +125,12 @@ def konfai_from_zarr(truth: str, prediction: str) -> dict[str, Any]:
     parts = map_blocks(one, truth, prediction)
     _, values = metric.combine_metric([part for block in parts for part in block])
     return {"dice": list(values.values())}
+
+
+@torch.inference_mode()
+def auroc_in_memory(truth: Any, prediction: Any) -> dict[str, float]:
+    """Return the area under the ROC curve by torchmetrics, without binning."""
+    from torchmetrics.functional.classification import binary_auroc
+
+    p, y = torch.from_numpy(prediction.reshape(-1)), torch.from_numpy(truth.reshape(-1)).long()
+    return {"auroc": float(binary_auroc(p, y, thresholds=None))}
