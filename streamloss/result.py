@@ -82,9 +82,9 @@ class Result:
     versions
         Versions of the software.
     empties
-        Scored classes in neither truth nor prediction (`empty_classes`), in the truth alone
-        (`missed_classes`) and in the prediction alone (`spurious_classes`); nothing where
-        the truth is no labels.
+        Scored classes in neither truth nor prediction (`empty_classes`), in the
+        truth alone (`missed_classes`) and in the prediction alone
+        (`spurious_classes`); nothing where the truth is no labels.
 
     Examples
     --------
