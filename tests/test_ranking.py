@@ -176,6 +176,30 @@ def test_the_area_of_complements_is_the_complement_within_both_bounds(volume):
     assert abs(area.value + other.value - 1) <= slack
 
 
+def test_a_micro_average_pools_the_scores_of_all_classes():
+    rng = np.random.default_rng(5)
+    truth = rng.choice(3, 200, p=[0.6, 0.3, 0.1]).astype(np.uint8)
+    p = 0.7 * rng.dirichlet(np.ones(3), 200).T
+    p[truth, np.arange(200)] += 0.3
+    codes = np.round(p * 255).astype(np.uint8)
+    options = {"kind": "probabilities", "include_background": True, "average": "micro"}
+    pooled = (truth == np.arange(3)[:, np.newaxis]).astype(np.uint8).ravel(), codes.ravel()
+    for name in ("auroc", "average_precision", "best_threshold_dice", "sensitivity_at_specificity"):
+        alone = sl.score(*pooled, metrics=name, kind="probabilities")[name].value
+        got = sl.score(truth, codes, metrics=name, **options)[name].value
+        assert got == pytest.approx(alone, abs=1e-14), name
+        assert (
+            got
+            != sl.score(truth, codes, **options | {"average": "macro", "metrics": name})[name].value
+        )
+
+
+def test_both_classes_of_one_channel_are_not_pooled():
+    truth, p = np.array([0, 1, 1, 0]), np.array([0.1, 0.9, 0.3, 0.4])
+    with pytest.raises(sl.InvalidInputError, match="cannot pool the two classes of one channel"):
+        sl.score(truth, p, metrics="auroc", average="micro", include_background=True)
+
+
 def test_logits_are_ranked_where_their_probabilities_are_all_one():
     truth = np.array([0, 1, 0, 1, 0], np.uint8)
     logits = np.array([40.0, 50.0, -800.0, -760.0, 900.0])

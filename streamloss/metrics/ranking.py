@@ -163,7 +163,7 @@ def _average_precision(h: Histogram, task: Task) -> tuple[float, float]:
     p, n, tp, fp = p[kept], n[kept], tp[kept], fp[kept]
     tied, precise = tied[kept], precise[kept]
     if tied.all():
-        return _sum(precise) / tp[-1], 2.0**-50
+        return _sum(precise) / float(tp[-1]), 2.0**-50
     # At best all positives of a bin come first and together. At worst each comes alone after
     # all negatives: a sum over i of (a + i) / (a + i + c), with sum 1 / (x + i) bounded by an
     # integral, as 1 / x is convex.
@@ -171,8 +171,8 @@ def _average_precision(h: Histogram, task: Task) -> tuple[float, float]:
     logarithms = np.empty(p.size)
     _log1p(p / (tp - p + fp + 0.5), logarithms)
     worst = p - fp * logarithms
-    low = _sum(np.where(tied, precise, worst)) / tp[-1]
-    high = _sum(np.where(tied, precise, best)) / tp[-1]
+    low = _sum(np.where(tied, precise, worst)) / float(tp[-1])
+    high = _sum(np.where(tied, precise, best)) / float(tp[-1])
     value, bound = interval(max(low, 0.0), min(high, 1.0))
     return value, bound + 2.0**-48
 
