@@ -203,7 +203,8 @@ def _kind(
         )
         raise InvalidInputError(
             f"labels must be of an integer or boolean type, the {what} is {dtype}: "
-            'pass kind="values" to compare the numbers themselves'
+            'pass kind="values" to compare the numbers themselves; labels that a file stores as '
+            "floats become integers by `streamloss convert IN OUT.zarr --labels`"
         )
     if settled == "probabilities" and prediction.dtype.kind == "i":
         raise InvalidInputError(

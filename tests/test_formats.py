@@ -14,6 +14,7 @@ import tifffile
 
 import streamloss as sl
 from streamloss.affine import Affine
+from streamloss.cli import main
 from streamloss.errors import InvalidInputError, ReadError
 from streamloss.stores import open_volume
 from tests.store_suite import CHUNKS, SHAPE, VolumeTests, read, voxels
@@ -528,3 +529,38 @@ def test_the_order_of_axes_is_told_where_shapes_are_reversed(pair):
     listed = np.asarray(nibabel.load(truth).dataobj)
     with pytest.raises(InvalidInputError, match="NIfTI and NRRD files are read slowest axis first"):
         sl.score(truth, listed, metrics="dice")
+
+
+def test_labels_that_are_floats_are_refused_with_the_way_to_convert_them(pair, tmp_path):
+    truth, _ = pair
+    floats = save_nifti(tmp_path / "floats.nii.gz", (voxels() % 3).astype(np.float32))
+    with pytest.raises(InvalidInputError, match=r"truth is float32: .* convert IN OUT\.zarr --lab"):
+        sl.score(floats, truth, metrics="dice")
+    converted = sl.convert(floats, tmp_path / "floats.zarr", labels=True)
+    assert sl.score(converted, truth, metrics="dice")["dice"].value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("suffix", "facts"),
+    [
+        ("nii.gz", ["3 × 0.8 × 0.9 millimeter", "-72]] RAS", "NIfTI-1", "gzip"]),
+        ("h5/raw", ["HDF5", "27 of 27 chunks", "deflate"]),
+        ("tif", ["ImageJ TIFF", "3 × 0.5 × 0.5 micrometer"]),
+        ("npy", ["NumPy"]),
+        ("nrrd", ["NRRD", "gzip"]),
+    ],
+)
+def test_inspect_tells_what_a_file_is(tmp_path, monkeypatch, capsys, suffix, facts):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    save_nifti(Path("v.nii.gz"), voxels())
+    np.save("v.npy", voxels())
+    nrrd.write("v.nrrd", voxels().T)
+    tifffile.imwrite("v.tif", voxels(), **TestImageJ.options)
+    with h5py.File("v.h5", "w") as file:
+        file.create_dataset("raw", data=voxels(), chunks=CHUNKS, compression="gzip")
+    assert main(["inspect", f"v.{suffix}"]) == 0
+    out = capsys.readouterr().out
+    for fact in ["13 × 20 × 17", "uint16", *facts]:
+        assert fact in out
+    assert max(map(len, out.splitlines())) <= 80

@@ -86,7 +86,9 @@ def _facts(volume: "Volume") -> dict[str, Any]:
         "axes": None if volume.axes is None else list(volume.axes),
         "spacing": None if volume.spacing is None else list(volume.spacing),
         "unit": volume.unit,
-        "affine": None if volume.affine is None else str(volume.affine),
+        "affine": None
+        if volume.affine is None
+        else f"{volume.affine} {volume.affine.space}".rstrip(),
         "decoded_bytes": math.prod(volume.shape) * volume.dtype.itemsize,
         "chunks": list(volume.chunks),
         "stored_chunks": None
