@@ -7,19 +7,21 @@ How a case is found, run, summed up and exported is told by `cases`, `lanes`, `s
 import json
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from streamloss import exports, fingerprints, result
 from streamloss.cases import Case, choose_shard, refuse_duplicates
-from streamloss.errors import InvalidInputError
+from streamloss.errors import InvalidInputError, StreamlossError
 from streamloss.executors import available_workers
 from streamloss.lanes import Outcome, run_case, run_lanes
+from streamloss.locations import is_url
 from streamloss.options import KEYWORDS, check_keywords, parse_metrics
 from streamloss.prepare import FIXED_BYTES, parse_bytes
 from streamloss.statistic import parameters
+from streamloss.stores import open_volume
 from streamloss.study import CASES, Study, Summary, result_paths
 
 EXECUTORS = ("auto", "threads", "processes", "serial")
@@ -251,10 +253,20 @@ def _fingerprints(case: Case, options: Mapping[str, Any]) -> dict[str, Any]:
         "schema": result.SCHEMA,
         "options": json.loads(json.dumps(kept, sort_keys=True, default=str)),
         **{
-            role: None if path is None else fingerprints.of_source(path)
+            role: None if path is None else _fingerprint(path, options.get("level", 0))
             for role, path in roles.items()
         },
     }
+
+
+def _fingerprint(source: str, level: int) -> dict[str, Any]:
+    """Return what tells whether a volume has changed; in a bucket, versions of its objects."""
+    if is_url(source):
+        # What cannot be opened fails when it is scored, and tells why.
+        with suppress(StreamlossError):
+            volume = open_volume(source, role="volume", level=level)
+            return {**fingerprints.of_volume(volume), "path": source}
+    return fingerprints.of_source(source)
 
 
 def _finished(output: Path, case: Case, now: Mapping[str, Any], resume: bool) -> bool:

@@ -153,3 +153,19 @@ def test_a_checkpoint_sees_a_changed_object(bucket, tmp_path):
     array[0, 0, 0] = array[0, 0, 0] + 1
     with pytest.raises(InvalidInputError, match=r"the stored truth s3:.* was .* files"):
         sl.score("s3://bucket/v.zarr", "s3://bucket/v.zarr", **options)
+
+
+def test_a_batch_of_a_bucket_is_resumed_unless_an_object_has_changed(bucket, tmp_path):
+    labels = (voxels() % 5).astype(np.uint8)
+    for name in ("truth", "prediction"):
+        zarr.create_array(place(bucket, f"{name}.zarr"), data=labels, chunks=CHUNKS)
+    (tmp_path / "cases.csv").write_text(
+        "case,truth,prediction\na,s3://bucket/truth.zarr,s3://bucket/prediction.zarr\n"
+    )
+    cases = sl.read_manifest(tmp_path / "cases.csv")
+    run = {"output": tmp_path / "out", "metrics": "dice"}
+    assert sl.batch(cases, **run).summary[0].mean == 1.0
+    assert sl.batch(cases, resume=True, **run).skipped == 1
+    zarr.open_array(place(bucket, "prediction.zarr"))[0, 0, 0] = 4
+    with pytest.raises(InvalidInputError, match=r"files of its prediction s3:.* have changed"):
+        sl.batch(cases, resume=True, **run)
