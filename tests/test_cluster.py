@@ -85,7 +85,7 @@ def test_a_worker_killed_in_the_run_costs_no_voxel_and_counts_none_twice(client,
     result = sl.score(*volumes, executor=client, progress=kill)
     assert killed
     assert payload(result) == expected
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=120)
     assert killed[0] not in client.run(os.getpid).values()
 
 
@@ -97,7 +97,7 @@ def test_workers_that_end_again_and_again_end_the_run_with_a_sentence(client, fo
             sl.score(Deadly(), folder / "prediction.zarr", executor=client)
     finally:
         scheduler.allowed_failures = allowed
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=120)
 
 
 class Deadly:
