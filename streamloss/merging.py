@@ -92,10 +92,12 @@ def _of_shard(path: str) -> tuple[Partial, Origin]:
 
 def _refuse_missing(parts: Mapping[int, tuple[str, Origin]]) -> None:
     count = next(iter(parts.values()))[1].shard.total
-    missing = [str(number) for number in range(count) if number not in parts]
+    missing = [f"{number}/{count}" for number in range(count) if number not in parts]
     if missing:
         listed = ", ".join(missing[:10]) + (" …" if len(missing) > 10 else "")
-        raise InvalidInputError(f"of {count:,} shards, counted from 0, there is no {listed}")
+        raise InvalidInputError(
+            f"{len(missing):,} of {count:,} shards missing: {listed}; every one is merged once"
+        )
 
 
 def _result(total: Partial, origin: Origin, started: float) -> Result:

@@ -396,7 +396,7 @@ def test_merged_shards_give_what_score_gives(run):
     assert "dice" in out
     code, out, err = run("merge", "part-1.slstate")
     assert (code, out) == (2, "")
-    assert err == "error: of 2 shards, counted from 0, there is no 0\n"
+    assert err == "error: 1 of 2 shards missing: 0/2; every one is merged once\n"
     code, out, err = run("merge")
     assert (code, out) == (2, "")
     assert is_one_error(err)

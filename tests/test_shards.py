@@ -133,7 +133,7 @@ def refused(states, *words):
 def test_missing_duplicate_and_foreign_parts_are_refused_by_name(volumes):
     options = {"metrics": ["dice"]}
     paths = save_shards(*volumes, 4, **options)
-    refused([paths[0], paths[3]], "of 4 shards, counted from 0, there is no 1, 2")
+    refused([paths[0], paths[3]], "2 of 4 shards missing: 1/4, 2/4; every one")
     refused([*paths, paths[2]], "part-2.slstate and part-2.slstate are both the shard 2/4")
     copy = Path("copy.slstate")
     copy.write_bytes(paths[1].read_bytes())
