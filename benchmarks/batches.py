@@ -15,7 +15,7 @@ from benchmarks.data import Pair, build
 
 MAX_MEMORY = 512 * 2**20
 # Cases and voxels along each axis: many small ones, some of middling size, few large ones.
-BATCHES = ((1024, 64), (128, 256), (3, 512))
+BATCHES = ((2048, 64), (384, 256), (3, 512))
 
 MEASURED_RUN = """
 import json, resource, sys, time

@@ -19,6 +19,9 @@ from streamloss.errors import InvalidInputError, ReadError
 from streamloss.stores import open_volume
 from tests.store_suite import CHUNKS, SHAPE, VolumeTests, read, voxels
 
+# pynrrd tells the time of writing in a way that Python 3.12 and newer warn of.
+pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")
+
 ZYX = ("z", "y", "x")
 ROW = (1, 1, SHAPE[2])
 PLANE = (1, *SHAPE[1:])

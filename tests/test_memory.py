@@ -15,6 +15,9 @@ import zarr
 import streamloss as sl
 from streamloss.prepare import parse_bytes
 
+# pynrrd tells the time of writing in a way that Python 3.12 and newer warn of.
+pytestmark = pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")
+
 PAIRS = [("labels", "labels"), ("labels", "planes"), ("few", "scores")]
 # A new process, because the peak of this one is the peak of every test before.
 MEASURED_RUN = """
