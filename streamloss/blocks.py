@@ -95,6 +95,8 @@ class Plan:
 
 def widen(box: Region, halo: int, limits: Region) -> tuple[Region, Region]:
     """Return the box with a halo, as far as the limits allow, and where the box lies in it."""
+    if halo == 0:
+        return box, tuple(slice(0, part.stop - part.start) for part in box)
     wide, core = [], []
     for part, limit in zip(box, limits, strict=True):
         start = max(part.start - halo, limit.start)

@@ -63,9 +63,11 @@ class Block:
 
     def flat(self, array: NDArray[Any]) -> NDArray[Any]:
         """Return the core voxels as (n,) or (C, n), contiguous, without a copy if they are."""
-        index: tuple[Any, ...] = (..., *self.core)
-        inner = np.ascontiguousarray(array[index])
-        return inner.reshape(*array.shape[: array.ndim - len(self.core)], -1)
+        channels = array.shape[: array.ndim - len(self.core)]
+        if array.shape[len(channels) :] != self.core_shape:
+            index: tuple[Any, ...] = (..., *self.core)
+            array = array[index]
+        return np.ascontiguousarray(array).reshape(*channels, -1)
 
     def index_in_volume(self, index: int) -> int:
         """Return where along the flattened volume a flat core index lies."""

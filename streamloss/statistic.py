@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -364,23 +364,33 @@ def metric_names() -> list[str]:
     return sorted({metric.name for s in discover().values() for metric in s.metrics})
 
 
-def definitions(name: str) -> list[tuple[Statistic, Metric]]:
-    """Return the statistics that yield a metric, with its definition there."""
-    return _by_name(_discovered()).get(name, [])
+class _Index(NamedTuple):
+    """What is looked up in one registry, made once."""
+
+    statistics: tuple[Statistic, ...]
+    definitions: dict[str, list[tuple[Statistic, Metric]]]
+    needed: dict[Any, list[Statistic]]
 
 
-def _by_name(statistics: tuple[Statistic, ...]) -> dict[str, list[tuple[Statistic, Metric]]]:
-    """Return the definitions of all metrics, made once for one registry."""
-    if _index.get("of") is not statistics:
+_latest = _Index((), {}, {})
+
+
+def _index() -> _Index:
+    """Return the index of the registry as it is now."""
+    global _latest
+    statistics = _discovered()
+    if _latest.statistics is not statistics:
         found: dict[str, list[tuple[Statistic, Metric]]] = {}
         for statistic in statistics:
             for metric in statistic.metrics:
                 found.setdefault(metric.name, []).append((statistic, metric))
-        _index.update({"of": statistics, "found": found})
-    return cast(dict[str, list[tuple[Statistic, Metric]]], _index["found"])
+        _latest = _Index(statistics, found, {})
+    return _latest
 
 
-_index: dict[str, Any] = {}
+def definitions(name: str) -> list[tuple[Statistic, Metric]]:
+    """Return the statistics that yield a metric, with its definition there."""
+    return _index().definitions.get(name, [])
 
 
 def needed(task: Task) -> list[Statistic]:
@@ -392,15 +402,20 @@ def needed(task: Task) -> list[Statistic]:
     if task.questions:
         answers = (s.answer for s in discover().values() if s.name in task.questions)
         return [statistic for statistic in answers if statistic is not None]
+    needed = _index().needed
+    key = task.metrics, task.kind, task.hard_truth
+    if key in needed:
+        return needed[key]
     asked = {*task.metrics}
     for name in task.metrics:
         asked.update(*(m.parts for _, m in definitions(name) if task.kind in m.kinds))
-    return [
+    needed[key] = [
         statistic
         for statistic in discover().values()
         if any(m.name in asked and task.kind in m.kinds for m in statistic.metrics)
         or (statistic.class_voxels is not None and task.hard_truth)
     ]
+    return needed[key]
 
 
 def read(name: str, states: Mapping[str, State], task: Task) -> tuple[Metric, Score]:

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamloss._jit import inlined, kernel
+
 Bytes = NDArray[np.uint8]
 Step = Callable[[Bytes, Bytes], Bytes]
 """Undoes one codec: takes what it wrote and a buffer, returns what it was given.
@@ -153,7 +155,7 @@ def _decompressors() -> _Decompressors:
 
 def _zstd(data: Bytes, target: Bytes) -> Bytes:
     size = _zstd_size(data)
-    if size is None:
+    if size < 0:
         import numcodecs
 
         # Several frames, one that does not tell its size, or one that is damaged.
@@ -161,38 +163,48 @@ def _zstd(data: Bytes, target: Bytes) -> Bytes:
     if size > target.size:
         raise ValueError(f"it decodes to {size:,} bytes, expected {target.size:,}")
     decoded = target if size == target.size else target[:size]
-    with _decompressors().zstd.stream_reader(data.data) as stream:
-        done = stream.readinto(decoded)
+    done = _decompressors().zstd.stream_reader(data.data).readinto(decoded)
     if done != size:
         raise ValueError(f"it ends after {done:,} of {size:,} bytes decoded")
     return decoded
 
 
-def _zstd_size(data: Bytes) -> int | None:
-    """Return the bytes that data decode to which are one whole frame (RFC 8878, 3.1.1), else None.
+@kernel
+def _zstd_size(data: Bytes) -> int:
+    """Return the bytes that data decode to which are one whole frame (RFC 8878, 3.1.1), else -1.
 
     A decompressor stops where a frame ends, or where all it decodes to is there: that nothing
     follows, and nothing is missing, is seen from the lengths of the blocks.
     """
-    header = data[:18].tobytes()
-    if len(header) < 9 or header[:4] != b"\x28\xb5\x2f\xfd":
-        return None
-    flags = header[4]
-    single = flags >> 5 & 1
+    # No frame is shorter than what tells its size and one block.
+    if data.size < 9 or _number(data, 0, 4) != 0xFD2FB528:
+        return -1
+    flags = int(data[4])
+    single = (flags >> 5) & 1
     width = (single, 2, 4, 8)[flags >> 6]
     start = 5 + (1 - single) + (0, 1, 2, 4)[flags & 3]
-    if width == 0:
-        return None
-    size = int.from_bytes(header[start : start + width], "little") + 256 * (width == 2)
-    end, last = start + width, False
+    end = start + width
+    if width == 0 or end > data.size:
+        return -1
+    size = _number(data, start, width) + (256 if width == 2 else 0)
+    last = False
     while not last:
-        block = int.from_bytes(data[end : end + 3].tobytes(), "little")
-        last = bool(block & 1)
+        if end + 3 > data.size:
+            return -1
+        block = _number(data, end, 3)
+        last = block & 1 == 1
         # One byte that is repeated, or as many as the block tells.
-        end += 3 + (1 if block >> 1 & 3 == 1 else block >> 3)
-        if end > data.size:
-            return None
-    return size if end + 4 * (flags >> 2 & 1) == data.size else None
+        end += 3 + (1 if (block >> 1) & 3 == 1 else block >> 3)
+    return size if end + 4 * ((flags >> 2) & 1) == data.size else -1
+
+
+@inlined
+def _number(data: Bytes, start: int, width: int) -> int:
+    """Return a little-endian number."""
+    number = 0
+    for i in range(width):
+        number |= int(data[start + i]) << (8 * i)
+    return number
 
 
 def _blosc(codec: Any, data: Bytes, target: Bytes) -> Bytes:

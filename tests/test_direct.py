@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import pickle
+import shutil
 import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,7 @@ from zarr.codecs import (
 )
 from zarr.storage import LocalStore, MemoryStore
 
-from streamloss import direct
+from streamloss import direct, zarr_codecs
 from streamloss.direct import DirectReader, open_direct
 from streamloss.errors import ReadError
 
@@ -366,13 +367,19 @@ def test_other_files_are_no_chunks(tmp_path, separator):
         chunks=(2, 2),
         dtype="u1",
         zarr_format=2,
+        fill_value=7,
         chunk_key_encoding={"name": "v2", "separator": separator},
     )
     for name in ("0/01", "2/0", "0/1.partial", "1/x", "0.1.partial", "00.0", "0.0.0", "9.9", "٣.0"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"no chunk")
-    (tmp_path / f"1{separator}1").mkdir(parents=True)
     assert not open_direct(array).stored().any()
+    # Nor are folders, or files in place of folders.
+    (tmp_path / f"1{separator}1").mkdir(parents=True)
+    if separator == "/":
+        shutil.rmtree(tmp_path / "0")
+        (tmp_path / "0").write_bytes(b"no folder of chunks")
+    assert (read(open_direct(array), everything(array), "u1") == array.fill_value).all()
 
 
 def test_unstored_chunks_are_not_opened(tmp_path, monkeypatch):
@@ -573,3 +580,14 @@ def test_blosc_starts_no_threads_and_keeps_the_choice_of_the_process(tmp_path, m
     read(open_direct(array), everything(array), "f4")
     assert seen == [False, False]
     assert numcodecs.blosc.use_threads is None
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 65_791, 65_792, 300_000])
+def test_a_frame_is_known_to_be_whole(size):
+    voxels = np.random.default_rng(size).integers(0, 9, size).astype("u1")
+    frame = np.frombuffer(numcodecs.Zstd(checksum=size % 2 == 0).encode(voxels), np.uint8)
+    assert zarr_codecs._zstd_size(frame) == size
+    assert zarr_codecs._zstd_size(np.append(frame, np.uint8(0))) == -1
+    for length in {*range(min(frame.size, 40)), *range(0, frame.size, 997), frame.size - 1}:
+        assert zarr_codecs._zstd_size(frame[:length]) == -1
+    assert zarr_codecs._zstd_size(np.zeros(40, np.uint8)) == -1

@@ -59,7 +59,7 @@ def update(state: Confusion, slab: Slab, task: Task) -> None:
         # To write the decisions and count them would take twice as long.
         count_decisions(slab.truth, slab.scores[0], slab.least_positive, state.counts)
     else:
-        state.counts[...] += slab.pairs
+        np.add(state.counts, slab.pairs, out=state.counts)
 
 
 @kernel
