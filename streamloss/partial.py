@@ -5,7 +5,7 @@ nothing of volumes, files or threads.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -139,6 +139,13 @@ class Partial:
     @lazy
     def _score_limit(self) -> float:
         return min((statistic.score_limit for statistic in self._statistics), default=math.inf)
+
+    @lazy
+    def _clipping(self) -> Statistic | None:
+        """Find the statistic, if any, that sees all scores and may before they are checked."""
+        if self.task.channels != 1 or not self.task.hard_truth or self.tally is not None:
+            return None
+        return next((s for s in self._statistics if s.clipped is not None), None)
 
     def absorb(self, block: Block) -> None:
         """Add the voxels of a block.
@@ -334,8 +341,20 @@ class Partial:
         chosen: NDArray[np.bool_] | None,
     ) -> None:
         slab = Slab(truth, prediction, self.task)
+        fed: list[Statistic] = []
+
+        def none_clipped() -> bool:
+            first = self._clipping
+            if first is None or first.clipped is None:
+                return False
+            # Before the check, which would otherwise read all scores from further away.
+            before = first.clipped(self.states[first.name])
+            self._update(first, slab)
+            fed.append(first)
+            return first.clipped(self.states[first.name]) == before
+
         try:
-            faults = slab.faults(self._score_limit)
+            faults = slab.faults(self._score_limit, none_clipped)
         except UnknownLabelsError as unknown:
             self._learn(int(value) for value in unknown.values)
             self._add(truth, prediction, block, start, chosen)
@@ -349,11 +368,11 @@ class Partial:
         if self.tally is not None:
             add_to_tally(slab, prediction, self.tally)
         else:
-            self._feed(slab)
+            self._feed(slab, fed)
 
-    def _feed(self, slab: Slab) -> None:
+    def _feed(self, slab: Slab, fed: Sequence[Statistic] = ()) -> None:
         for statistic in self._statistics:
-            if not statistic.halo:
+            if not statistic.halo and statistic not in fed:
                 self._update(statistic, slab)
 
     def _update(self, statistic: Statistic, voxels: Slab | Window) -> None:

@@ -168,8 +168,18 @@ class Slab:
         limit: np.floating = kind(threshold)
         return limit if limit >= threshold else np.nextafter(limit, kind(np.inf))
 
-    def faults(self, score_limit: float) -> list[Fault]:
+    def faults(
+        self, score_limit: float, in_unit: Callable[[], bool] = lambda: False
+    ) -> list[Fault]:
         """Return what cannot be scored, `first` counting within the slab.
+
+        Parameters
+        ----------
+        score_limit
+            Largest magnitude of a logit or value.
+        in_unit
+            Called once the labels are known to be good, if need be: whether all scores are
+            known to be probabilities.
 
         Raises
         ------
@@ -194,7 +204,8 @@ class Slab:
             raw = self._raw["prediction"]
             # Half floats are checked as they are: they may never be widened, only counted.
             half = raw.dtype == np.float16 and raw.ndim == 1
-            if raw.dtype.kind == "f" and not (half and _halves_in_unit(raw.view(np.uint16))):
+            checked = half and _halves_in_unit(raw.view(np.uint16))
+            if raw.dtype.kind == "f" and not checked and (found or not in_unit()):
                 found += _number_faults("prediction", self.scores, 0.0, 1.0)
         else:
             limit = self._value_limit("prediction", score_limit)

@@ -234,6 +234,10 @@ class Statistic:
         Voxels needed around a block on each side; 0 for voxelwise statistics.
     score_limit
         Largest magnitude of a logit or value it can take.
+    clipped
+        Reads from a state how many voxels had a probability that was clipped. Such a statistic
+        can take in whatever is predicted for one of two classes: where none was clipped, all
+        were probabilities.
     class_voxels
         Reads the voxels of each class in truth and in prediction from a state.
     custom_empty, custom_merge
@@ -258,6 +262,7 @@ class Statistic:
     validate: Callable[[Task], None] = lambda task: None
     halo: int = 0
     score_limit: float = math.inf
+    clipped: Callable[[State], int] | None = None
     class_voxels: Callable[[State], tuple[NDArray[np.int64], NDArray[np.int64]]] | None = None
     custom_empty: Callable[[Task], State] | None = None
     custom_merge: Callable[[State, State], State] | None = None

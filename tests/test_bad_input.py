@@ -658,3 +658,23 @@ def test_logits_that_are_not_finite_are_refused_by_every_metric_and_type(metric,
 def test_the_largest_finite_logits_are_taken_by_hinge_loss(dtype):
     largest = float(np.finfo(dtype).max)
     assert sl.hinge_loss(np.array([0], np.uint8), np.array([largest], dtype)) == 1 + largest
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize("shape", [(4,), (1, 4)])
+@pytest.mark.parametrize("last", [0.5, 0.0, 1.0, 1.5, -0.25, np.nan])
+def test_scores_are_checked_alike_with_and_without_a_loss_that_clips(dtype, shape, last):
+    truth = np.array([0, 1, 1, 0], np.uint8)
+    scores = np.array([0.25, 0.75, 0.125, last], dtype).reshape(shape)
+
+    def outcome(*metrics):
+        try:
+            result = sl.score(truth, scores, kind="probabilities", metrics=["mse", *metrics])
+            return result.metrics["mse"].value, result.voxels
+        except sl.InvalidInputError as error:
+            # The hint in brackets depends on the metrics.
+            return re.sub(r" \((pass|raw) [^)]*\)", "", str(error))
+
+    alone = outcome()
+    assert outcome("cross_entropy") == outcome("focal_loss", "soft_dice") == alone
+    assert isinstance(alone, str) == (not 0 <= last <= 1)

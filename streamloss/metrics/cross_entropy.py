@@ -275,6 +275,7 @@ STATISTIC = Statistic(
     reference=reference,
     validate=validate,
     score_limit=LOGIT_LIMIT,
+    clipped=lambda state: int(state.clipped[0]),
     metrics=(
         Metric(
             name="cross_entropy",
