@@ -1,8 +1,8 @@
 """Where the time of one worker goes, stage by stage, in nanoseconds a voxel.
 
 `python -m benchmarks.profile` prints the processor time of one thread: reading the
-files, decoding them, checking the voxels, the kernels, and what remains of `score`, which
-is Python, planning and the caches. Each stage runs alone over the same volume.
+files, decoding them, the kernels with their checks of the voxels, and what remains of
+`score`, which is Python, planning and the caches. Each stage runs alone over the same volume.
 """
 
 import argparse
@@ -21,14 +21,12 @@ import streamloss
 from benchmarks import floor
 from benchmarks.data import Pair, build
 from benchmarks.ours import LOSSES
+from streamloss.partial import Block, Partial
 from streamloss.prepare import prepare
-from streamloss.slab import Slab
-from streamloss.statistic import needed
-from streamloss.tally import add_to_tally, empty_tally
 
-# Voxels that checks and kernels are measured on: a part of the volume, as large as a slab.
+# Voxels that kernels are measured on: a part of the volume, about as large as a slab.
 SLAB = 2**19
-STAGES = ("read", "decode", "check", "kernels", "rest", "all")
+STAGES = ("read", "decode", "kernels", "rest", "all")
 
 
 def stages(pair: Pair, folder: Path, repeats: int) -> dict[str, float]:
@@ -39,21 +37,10 @@ def stages(pair: Pair, folder: Path, repeats: int) -> dict[str, float]:
         options = {"metrics": LOSSES, "kind": "probabilities"}
     task = prepare(**paths, **options).job.task
     truth, prediction = (_part(path) for path in paths.values())
-    states = [(statistic, statistic.empty(task)) for statistic in needed(task)]
-    tally = empty_tally(task, prediction.dtype)
-
-    def check() -> None:
-        assert not Slab(truth, prediction, task).faults(np.inf)
+    block = Block(truth, prediction, None, (slice(0, SLAB),), (0,), (SLAB,))
 
     def kernels() -> None:
-        slab = Slab(truth, prediction, task)
-        # What the check has computed the kernels take, as in a run.
-        slab.faults(np.inf)
-        if tally is not None:
-            add_to_tally(slab, prediction, tally)
-            return
-        for statistic, state in states:
-            statistic.update(state, slab, task)
+        Partial.start(task, prediction.dtype).absorb(block)
 
     def read() -> None:
         sizes, _, keys = zip(*(floor._open(Path(path)) for path in paths.values()), strict=True)
@@ -70,12 +57,10 @@ def stages(pair: Pair, folder: Path, repeats: int) -> dict[str, float]:
     found = {
         "read": _time(read, pair.voxels, repeats),
         "decode": _time(lambda: floor.read(**paths, threads=1), pair.voxels, repeats),
-        "check": _time(check, truth.size, 4 * repeats),
         "kernels": _time(kernels, truth.size, 4 * repeats),
         "all": _time(everything, pair.voxels, repeats),
     }
     found["decode"] -= found["read"]
-    found["kernels"] -= found["check"]
     found["rest"] = 2 * found["all"] - sum(found.values())
     return {stage: found[stage] for stage in STAGES}
 
