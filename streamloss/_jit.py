@@ -84,7 +84,7 @@ def _fused(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
 
 @intrinsic
 def _use_wide_vectors(typing_context: Any) -> Any:
-    """Let the calling kernel use vectors of 512 bits where there are any."""
+    """Let the calling kernel or helper use vectors of 512 bits where there are any."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         # llvmlite only knows attributes without a value, and writes the others as they are.
@@ -104,6 +104,16 @@ def _single_bits(typing_context: Any, value: Any) -> Any:
     return types.int32(types.float32), codegen
 
 
+@intrinsic
+def _ones(typing_context: Any, word: Any) -> Any:
+    """Return the number of bits that are set in a uint64, as an int64."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.ctpop(arguments[0])
+
+    return types.int64(types.uint64), codegen
+
+
 # The typing context that Numba passes first is no part of the call.
 float_bits = cast(Callable[[float], int], _float_bits)
 bits_float = cast(Callable[[int], float], _bits_float)
@@ -114,3 +124,4 @@ fused = cast(Callable[[float, float, float], float], _fused)
 # float64 take 0.7 to 0.9 of the time on a Xeon of 2023.
 use_wide_vectors = cast(Callable[[], None], _use_wide_vectors)
 single_bits = cast(Callable[[Any], Any], _single_bits)
+ones = cast(Callable[[Any], int], _ones)

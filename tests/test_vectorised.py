@@ -38,6 +38,11 @@ OR = r"vpor[dq]?|vpternlog[dq]"
 # Kernel, arguments, and the packed instructions without which it cannot be fast.
 CASES = {
     "binary counts": (pairs.count_pairs, (BYTES, BYTES, sums(2, 2)), [AND, "vpaddq"]),
+    "four-class counts": (
+        pairs.count_pairs,
+        (BYTES, BYTES, sums(4, 4)),
+        ["vpsllq", "vpopcntq|vpshufb"],
+    ),
     "label range": (words.any_from, (BYTES, 4), ["vpaddq", OR]),
     "score range": (
         words._any_beyond,
