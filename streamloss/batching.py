@@ -16,7 +16,7 @@ from streamloss import exports, fingerprints, result
 from streamloss.cases import Case, choose_shard, refuse_duplicates
 from streamloss.errors import InvalidInputError, StreamlossError
 from streamloss.executors import available_workers
-from streamloss.lanes import Outcome, run_case, run_lanes
+from streamloss.lanes import Helpers, Outcome, run_case, run_lanes
 from streamloss.locations import is_url
 from streamloss.options import KEYWORDS, check_keywords, parse_metrics
 from streamloss.prepare import FIXED_BYTES, parse_bytes
@@ -159,31 +159,38 @@ def batch(
     options = _settled(options, formats)
     output = Path(output)
     _refuse_other_results(output, cases)
-    prints = {case: _fingerprints(case, options) for case in mine}
-    waiting = [case for case in mine if not _finished(output, case, prints[case], resume)]
-    _make_folders(output, waiting)
+    with Helpers() as helpers:
+        many = sum(not _path(output, case).exists() for case in mine) >= _PROCESSES_FROM
+        processes = executor == "processes" or (executor == "auto" and many)
+        if processes and many:
+            # They import while the fingerprints are taken.
+            helpers.start(_shares(count, limit, processes)[0] - 1)
+        prints = {case: _fingerprints(case, options) for case in mine}
+        waiting = [case for case in mine if not _finished(output, case, prints[case], resume)]
+        _make_folders(output, waiting)
 
-    failures = []
-    done = len(mine) - len(waiting)
-    tell = progress or (lambda done, total: None)
-    tell(done, len(mine))
+        failures = []
+        done = len(mine) - len(waiting)
+        tell = progress or (lambda done, total: None)
+        tell(done, len(mine))
 
-    def within_case(part: int, whole: int) -> None:
-        # It is done when it is saved.
-        if part < whole:
-            tell(done + part / whole, len(mine))
+        def within_case(part: int, whole: int) -> None:
+            # It is done when it is saved.
+            if part < whole:
+                tell(done + part / whole, len(mine))
 
-    sizes = {case: _bytes(prints[case]) for case in waiting}
-    # Closed on an interrupt too, so that what is under way stops at once.
-    with closing(_score_all(sizes, options, count, limit, executor, within_case)) as scored:
-        for outcome in scored:
-            if outcome.result is None:
-                failures.append(Failure(outcome.case.name, outcome.case.model, outcome.reason))
-            else:
-                path = _path(output, outcome.case)
-                _write_result(path, outcome.result, outcome.case, prints[outcome.case])
-            done += 1
-            tell(done, len(mine))
+        sizes = {case: _bytes(prints[case]) for case in waiting}
+        lanes = (count, limit, executor, helpers if processes else None)
+        # Closed on an interrupt too, so that what is under way stops at once.
+        with closing(_score_all(sizes, options, *lanes, within_case)) as scored:
+            for outcome in scored:
+                if outcome.result is None:
+                    failures.append(Failure(outcome.case.name, outcome.case.model, outcome.reason))
+                else:
+                    path = _path(output, outcome.case)
+                    _write_result(path, outcome.result, outcome.case, prints[outcome.case])
+                done += 1
+                tell(done, len(mine))
     failures.sort(key=lambda failure: (failure.model, failure.case))
     _write_failures(output, shard, failures)
     study = Study.load(output) if result_paths(output) else Study(())
@@ -331,6 +338,7 @@ def _score_all(
     workers: int,
     limit: int,
     executor: str,
+    helpers: Helpers | None,
     within_case: Callable[[int, int], None],
 ) -> Generator[Outcome, None, None]:
     """Score small cases side by side, then large ones, each by all workers."""
@@ -342,12 +350,9 @@ def _score_all(
     if workers == 1 or executor == "serial":
         alone, together = by_size, []
     if together:
-        processes = executor == "processes" or (
-            executor == "auto" and len(together) >= _PROCESSES_FROM
-        )
-        lanes, share = _shares(min(workers, len(together)), limit, processes)
+        lanes, share = _shares(min(workers, len(together)), limit, helpers is not None)
         settings = _settings(max(workers // lanes, 1), share, executor)
-        with closing(run_lanes(together, {**options, **settings}, lanes, processes)) as outcomes:
+        with closing(run_lanes(together, {**options, **settings}, lanes, helpers)) as outcomes:
             for outcome in outcomes:
                 if outcome.lacks_memory and share < limit:
                     alone.append(outcome.case)
