@@ -410,6 +410,25 @@ def test_an_undefined_value_is_empty_in_csv_and_null_elsewhere(run):
     assert rows[0]["value"] == plain["cases"][0]["metrics"]["dice"]["value"]
 
 
+@pytest.mark.parametrize(
+    ("options", "formats"),
+    [
+        ({"classes": 4}, ("csv", "json", "parquet", "nnunet")),
+        ({"regions": {"both": [1, 2], "7": [1]}}, ("csv", "json")),
+    ],
+)
+def test_tables_of_a_run_are_those_of_its_saved_results(folders, options, formats):
+    """A run knows its results; one that resumes it reads them all."""
+    metrics = "dice,mcc,volume_similarity,expected_cost,confusion_matrix,true_positives"
+    options = {**options, "metrics": metrics, "output": "out", "formats": formats}
+    sl.batch(find(), **options)
+    tables = {path: path.read_bytes() for path in Path("out").glob("s*.*")}
+    assert len(tables) == len(formats)
+    again = sl.batch(find(), **options, resume=True)
+    assert again.skipped == 5
+    assert {path: path.read_bytes() for path in tables} == tables
+
+
 def test_the_json_on_stdout_is_alone(run):
     code, out, _ = run("batch", "truth", "unet", "-o", "out", "-m", "dice", "--json", "-")
     assert code == 0
