@@ -191,7 +191,7 @@ def batch(
                     path = _path(output, outcome.case)
                     facts = _facts(outcome.case, prints[outcome.case])
                     _write_result(path, outcome.result, facts)
-                    # Reading it again would take a sixth of a small case's time.
+                    # To read all again in the end took a twelfth of the time of 2048 small cases.
                     saved[path] = SavedCase.of(outcome.result, facts, path)
                 done += 1
                 tell(done, len(mine))
