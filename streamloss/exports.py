@@ -37,8 +37,7 @@ def tidy_rows(study: Study) -> Iterator[dict[str, Any]]:
     headline value, NaN in the others. `n` is the number of scored voxels of the case.
     """
     for case in study.cases:
-        result = case.load()
-        for name, metric in result.metrics.items():
+        for name, metric in case.metrics.items():
             for value, number in ((None, metric.value), *metric.per_class.items()):
                 yield {
                     "case": case.name,
@@ -47,7 +46,7 @@ def tidy_rows(study: Study) -> Iterator[dict[str, Any]]:
                     "metric": name,
                     "value": number,
                     "error_bound": metric.error_bound if value is None else math.nan,
-                    "n": result.voxels["scored"],
+                    "n": case.voxels["scored"],
                     "group": case.group,
                 }
 
@@ -120,13 +119,17 @@ def study_json(
     """Return values of all cases, summaries and failures as JSON; undefined is null."""
     cases = []
     for case in study.cases:
-        result = case.load().to_dict()
         metrics = {
-            name: {key: metric[key] for key in ("value", "per_class", "error_bound", "unit")}
-            for name, metric in result["metrics"].items()
+            name: {
+                "value": _none(metric.value),
+                "per_class": {str(key): _none(value) for key, value in metric.per_class.items()},
+                "error_bound": _none(metric.error_bound),
+                "unit": metric.unit,
+            }
+            for name, metric in case.metrics.items()
         }
         row = {"case": case.name, "model": case.model, "group": case.group}
-        cases.append({**row, "voxels": result["voxels"], "metrics": metrics})
+        cases.append({**row, "voxels": case.voxels, "metrics": metrics})
     plain = {
         "schema": SCHEMA,
         "summary": [
@@ -207,7 +210,8 @@ def _cell(value: Any) -> str:
     value = _none(value)
     if value is None:
         return ""
-    return repr(value) if isinstance(value, float) else str(value)
+    # NumPy's floats, which Python's JSON writes as its own, show their type.
+    return repr(float(value)) if isinstance(value, float) else str(value)
 
 
 def _none(value: Any) -> Any:

@@ -11,8 +11,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
+from importlib import import_module
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from streamloss.cases import Case
 from streamloss.errors import MemoryLimitError, StreamlossError
@@ -56,8 +57,35 @@ def run_case(
         return Outcome(case, None, f"unexpected {type(error).__name__}: {error}")
 
 
+class Helpers:
+    """The processes in which further lanes run: they may start before it is known what to score.
+
+    Until it scores a case a process takes most of a second.
+    """
+
+    def __init__(self) -> None:
+        self._children: list[_Child] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def start(self, count: int) -> Sequence["_Child"]:
+        """Start so many, less those that were started before, and return them."""
+        while len(self._children) < count:
+            self._children.append(_Child())
+        return self._children[:count]
+
+    def stop(self) -> None:
+        """End all of them, whatever they do."""
+        for child in self._children:
+            child.stop()
+
+
 def run_lanes(
-    cases: Sequence[Case], options: Mapping[str, Any], lanes: int, processes: bool
+    cases: Sequence[Case], options: Mapping[str, Any], lanes: int, helpers: Helpers | None
 ) -> Generator[Outcome, None, None]:
     """Score cases, so many at once, and yield each outcome as it comes.
 
@@ -69,9 +97,10 @@ def run_lanes(
         Keywords of `score`, with the share of workers and memory of one lane.
     lanes
         How many cases are scored at once.
-    processes
-        Whether all lanes but the first run in processes of their own. The first does
-        not: it works while the others start, which takes a second.
+    helpers
+        The processes in which all lanes but the first run, stopped in the end; without
+        them these run in threads. The first lane is a thread either way: it works while the
+        others start.
     """
     waiting = deque(cases)
     outcomes: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
@@ -81,26 +110,40 @@ def run_lanes(
         if stop.is_set():
             raise _StoppedError
 
-    def work(child: "_Child | None") -> None:
+    def work() -> None:
+        while waiting and not stop.is_set():
+            # Another lane may have taken the last.
+            with suppress(IndexError):
+                outcomes.put(run_case(waiting.popleft(), options, heed_stop))
+
+    def feed(child: _Child) -> None:
+        child.begin(options)
+        while not stop.is_set():
+            # One more waits in the child, which idled for a twelfth of the time until this
+            # thread had its turn. Not the last ones: lanes are to end together.
+            ahead = 1 if len(waiting) > 2 * lanes else 0
+            with suppress(IndexError):
+                while len(child.sent) <= ahead:
+                    child.send(waiting.popleft())
+            if not child.sent:
+                return
+            outcomes.put(child.receive())
+
+    def run(child: "_Child | None") -> None:
         try:
-            while not stop.is_set():
-                try:
-                    case = waiting.popleft()
-                except IndexError:
-                    return
-                if child is None:
-                    outcomes.put(run_case(case, options, heed_stop))
-                else:
-                    outcomes.put(child.run(case, options))
+            if child is None:
+                work()
+            else:
+                feed(child)
         except _StoppedError:
             pass
         except BaseException as error:
             outcomes.put(error)
 
-    children = [_Child() for _ in range(lanes - 1)] if processes else [None] * (lanes - 1)
+    others = [None] * (lanes - 1) if helpers is None else helpers.start(lanes - 1)
     threads = [
-        threading.Thread(target=work, args=(child,), name="streamloss-lane")
-        for child in (None, *children)
+        threading.Thread(target=run, args=(child,), name="streamloss-lane")
+        for child in (None, *others)
     ]
     try:
         for thread in threads:
@@ -112,18 +155,19 @@ def run_lanes(
             yield outcome
     finally:
         stop.set()
-        for child in children:
-            if child is not None:
-                child.stop()
+        if helpers is not None:
+            helpers.stop()
         for thread in threads:
             if thread.ident is not None:
                 thread.join()
 
 
 class _Child:
-    """A process that scores the cases it is sent; started anew if it dies."""
+    """A process that scores the cases it is sent, in turn; started anew if it dies."""
 
     def __init__(self) -> None:
+        self.sent: deque[Case] = deque()
+        self._options: Mapping[str, Any] = {}
         self._stopped = False
         self._start()
 
@@ -136,18 +180,41 @@ class _Child:
         # The end of the child must be the end of the pipe.
         theirs.close()
 
-    def run(self, case: Case, options: Mapping[str, Any]) -> Outcome:
+    def begin(self, options: Mapping[str, Any]) -> None:
+        """Tell the keywords of `score`, once: of many classes they would fill the pipe."""
+        self._options = options
+        with suppress(OSError):
+            self._connection.send(dict(options))
+
+    def send(self, case: Case) -> None:
+        """Let a case be scored after those that were sent before."""
+        self.sent.append(case)
+        # If the process has died, `receive` tells.
+        with suppress(OSError):
+            self._connection.send(case)
+
+    def receive(self) -> Outcome:
+        """Wait for how the first of the sent cases went."""
         try:
-            self._connection.send((case, dict(options)))
             outcome: Outcome = self._connection.recv()
         except (EOFError, OSError):
             if self._stopped:
                 raise _StoppedError from None
-            self._process.join()
-            code = self._process.exitcode
-            self._start()
-            return Outcome(case, None, f"the process that scored it ended with exit code {code}")
+            return self._replace()
+        self.sent.popleft()
         return outcome
+
+    def _replace(self) -> Outcome:
+        """Start a new process in place of one that died, for the cases after the one it had."""
+        self._process.join()
+        code = self._process.exitcode
+        case, *others = self.sent
+        self.sent.clear()
+        self._start()
+        self.begin(self._options)
+        for other in others:
+            self.send(other)
+        return Outcome(case, None, f"the process that scored it ended with exit code {code}")
 
     def stop(self) -> None:
         self._stopped = True
@@ -160,7 +227,9 @@ def _serve(connection: Connection) -> None:
     """Score what comes through the pipe until it ends."""
     # Ctrl-C reaches every process of a terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What takes longest, while the parent looks at the cases.
+    import_module("streamloss.scoring")
     with suppress(EOFError):
+        options = connection.recv()
         while True:
-            case, options = connection.recv()
-            connection.send(run_case(case, options))
+            connection.send(run_case(connection.recv(), options))

@@ -152,6 +152,17 @@ class Result:
             plain = json.loads(text)
         except ValueError as error:
             raise InvalidInputError(f"not a result: {error}") from None
+        return cls.from_dict(plain)
+
+    @classmethod
+    def from_dict(cls, plain: Any) -> "Result":
+        """Return the result that `to_dict` made plain.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is not such a dictionary.
+        """
         if not isinstance(plain, dict) or plain.get("schema") != SCHEMA:
             raise InvalidInputError(f'not a result: expected the schema "{SCHEMA}"')
         parts = [part.name for part in fields(cls)]

@@ -7,16 +7,17 @@ intervals resample cases, never voxels. How results are made and exported is not
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamloss.errors import InvalidInputError
-from streamloss.result import Result
+from streamloss.result import MetricResult, Result
 
 CASES = "cases"
 """The folder of an output folder that holds a folder per model."""
@@ -38,6 +39,8 @@ class SavedCase:
         The result file.
     values
         Headline value of each metric; NaN if undefined.
+    voxels, metrics
+        As in the result, but without definitions and details: curves may be long.
     """
 
     name: str
@@ -45,6 +48,24 @@ class SavedCase:
     group: str
     path: Path
     values: Mapping[str, float]
+    voxels: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, MetricResult] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, result: Result, batch: Mapping[str, Any], path: Path) -> "SavedCase":
+        """Return the case of a result from what its file has in the field "batch"."""
+        return cls(
+            batch["case"],
+            batch["model"],
+            batch["group"],
+            path,
+            {name: metric.value for name, metric in result.metrics.items()},
+            result.voxels,
+            {
+                name: replace(metric, definition="", details={})
+                for name, metric in result.metrics.items()
+            },
+        )
 
     def load(self) -> Result:
         """Read the whole result."""
@@ -122,16 +143,10 @@ class Study:
         InvalidInputError
             If there are no results, or one is damaged.
         """
-        paths = result_paths(Path(folder))
-        if not paths:
+        cases = saved_cases(Path(folder))
+        if not cases:
             raise InvalidInputError(f"{folder} holds no results of a batch")
-        found = []
-        for path in paths:
-            result, batch = _read(path)
-            values = {name: metric.value for name, metric in result.metrics.items()}
-            case = SavedCase(batch["case"], batch["model"], batch["group"], path, values)
-            found.append(case)
-        return cls(tuple(sorted(found, key=lambda case: (case.model, case.name))))
+        return cls(cases)
 
     @property
     def models(self) -> list[str]:
@@ -185,13 +200,24 @@ def result_paths(folder: Path) -> list[Path]:
     return sorted(path for path in pattern[0].glob(pattern[1]) if not path.name.startswith("."))
 
 
+def saved_cases(
+    folder: Path, known: Mapping[Path, SavedCase] = MappingProxyType({})
+) -> tuple[SavedCase, ...]:
+    """Read the results of a folder but those that are known, and return all by model and name."""
+    found = [known.get(path) or SavedCase.of(*_read(path), path) for path in result_paths(folder)]
+    return tuple(sorted(found, key=lambda case: (case.model, case.name)))
+
+
 def _read(path: Path) -> tuple[Result, dict[str, Any]]:
-    text = path.read_text(encoding="utf-8")
     try:
-        result = Result.from_json(text)
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidInputError(f"{path} is not a result: {error}") from None
+    try:
+        result = Result.from_dict(plain)
     except InvalidInputError as error:
         raise InvalidInputError(f"{path} is {error}") from None
-    batch = json.loads(text).get("batch")
+    batch = plain.get("batch")
     if not isinstance(batch, dict):
         raise InvalidInputError(f"{path} was not saved by a batch")
     return result, batch

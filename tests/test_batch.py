@@ -1,6 +1,7 @@
 """Batches: which cases, what is saved, resuming, failing, sharing memory, and the exit codes."""
 
 import csv
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -409,6 +410,25 @@ def test_an_undefined_value_is_empty_in_csv_and_null_elsewhere(run):
     assert rows[0]["value"] == plain["cases"][0]["metrics"]["dice"]["value"]
 
 
+@pytest.mark.parametrize(
+    ("options", "formats"),
+    [
+        ({"classes": 4}, ("csv", "json", "parquet", "nnunet")),
+        ({"regions": {"both": [1, 2], "7": [1]}}, ("csv", "json")),
+    ],
+)
+def test_tables_of_a_run_are_those_of_its_saved_results(folders, options, formats):
+    """A run knows its results; one that resumes it reads them all."""
+    metrics = "dice,mcc,volume_similarity,expected_cost,confusion_matrix,true_positives"
+    options = {**options, "metrics": metrics, "output": "out", "formats": formats}
+    sl.batch(find(), **options)
+    tables = {path: path.read_bytes() for path in Path("out").glob("s*.*")}
+    assert len(tables) == len(formats)
+    again = sl.batch(find(), **options, resume=True)
+    assert again.skipped == 5
+    assert {path: path.read_bytes() for path in tables} == tables
+
+
 def test_the_json_on_stdout_is_alone(run):
     code, out, _ = run("batch", "truth", "unet", "-o", "out", "-m", "dice", "--json", "-")
     assert code == 0
@@ -571,17 +591,39 @@ def test_an_interrupt_keeps_what_is_finished_and_nothing_half_written(
     assert len(again.study.cases) == 5
 
 
-def test_a_process_that_dies_fails_its_case_alone():
-    class Dying:
-        def __reduce__(self):
-            return os._exit, (7,)
+class Dying:
+    """Ends the process that is sent it."""
 
-    child = lanes._Child()
-    try:
-        case = sl.Case("a", "no.zarr", "no.zarr")
-        died = child.run(case, {"metrics": Dying()})
-        after = child.run(case, {"metrics": "dice"})
-    finally:
-        child.stop()
-    assert died.reason == "the process that scored it ended with exit code 7"
-    assert after.reason == "truth does not exist: 'no.zarr'"
+    def __reduce__(self):
+        return os._exit, (7,)
+
+
+def test_a_process_that_dies_fails_its_case_alone():
+    cases = [sl.Case(name, "no.zarr", "no.zarr") for name in "abc"]
+    cases[1] = dataclasses.replace(cases[1], truth=Dying())
+    with lanes.Helpers() as helpers:
+        (child,) = helpers.start(1)
+        child.begin({"metrics": "dice"})
+        for case in cases:
+            child.send(case)
+        outcomes = [child.receive() for _ in cases]
+    reason = "truth does not exist: 'no.zarr'"
+    died = "the process that scored it ended with exit code 7"
+    assert [outcome.reason for outcome in outcomes] == [reason, died, reason]
+    assert [outcome.case for outcome in outcomes] == cases
+
+
+def test_processes_start_before_fingerprints_are_taken(folders, monkeypatch):
+    """They import for as long as a hundred cases take."""
+    at_work = []
+
+    def spy(case, options):
+        at_work.append(len(multiprocessing.active_children()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(batching, "_PROCESSES_FROM", 5)
+    monkeypatch.setattr(batching, "_fingerprints", spy)
+    with pytest.raises(KeyboardInterrupt):
+        sl.batch(find(), output="out", workers=3, executor="auto", metrics="dice")
+    assert at_work == [2]
+    assert multiprocessing.active_children() == []

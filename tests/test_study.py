@@ -17,6 +17,8 @@ import streamloss as sl
 from streamloss import study
 from streamloss.cli import main
 from streamloss.comparison import _signed_rank, holm
+from streamloss.exports import tidy_csv
+from streamloss.result import MetricResult
 from streamloss.study import SavedCase, Study, bootstrap_interval
 
 # Heights of cross- less self-fertilised plants of Darwin's, in eighths of an inch; the
@@ -32,6 +34,13 @@ def saved(values, model="unet", metric="dice", groups=None):
             for i, value in enumerate(values)
         )
     )
+
+
+def test_a_number_of_numpy_is_written_as_any_other():
+    value = np.float64(0.1)
+    metric = MetricResult(value, {}, "", 0.0, "")
+    case = SavedCase("a", "unet", "", Path(), {"dice": value}, {"scored": 8}, {"dice": metric})
+    assert tidy_csv(Study((case,))).splitlines()[1] == "a,unet,,dice,0.1,0.0,8"
 
 
 def test_quartiles_interpolate_linearly_and_undefined_cases_are_counted():
