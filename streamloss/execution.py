@@ -86,7 +86,7 @@ def _scan_all(
     advance(total.scored + total.ignored)
 
     function = (
-        functools.partial(scan, run.job, progress=advance)
+        functools.partial(scan, run.job, progress=advance, kept=threading.local())
         if shares_memory
         else functools.partial(_scan_elsewhere, _places(run.job), run.job)
     )

@@ -4,6 +4,7 @@ What the statistics are and how blocks are spread over workers is not known here
 """
 
 import math
+import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -60,6 +61,7 @@ def scan(
     job: Job,
     numbers: Iterable[int],
     progress: Callable[[int], None] = lambda voxels: None,
+    kept: threading.local | None = None,
 ) -> Partial:
     """Return the sum over some blocks of a job.
 
@@ -71,6 +73,8 @@ def scan(
         The blocks, by number.
     progress
         Called after each block with the number of its voxels.
+    kept
+        Where a thread that scans several runs of blocks of a job keeps its buffers between them.
 
     Raises
     ------
@@ -79,7 +83,7 @@ def scan(
     """
     task = replace(job.task, classes=job.known[-1]) if job.known else job.task
     partial = Partial.start(task, job.prediction.dtype)
-    with closing(_blocks(job, numbers)) as blocks:
+    with closing(_blocks(job, numbers, kept or threading.local())) as blocks:
         for block in blocks:
             partial.absorb(block)
             if partial.task is not task:
@@ -101,15 +105,17 @@ def reads_ahead(volumes: Iterable[Volume]) -> bool:
     )
 
 
-def _blocks(job: Job, numbers: Iterable[int]) -> Generator[Block]:
+def _blocks(job: Job, numbers: Iterable[int], kept: threading.local) -> Generator[Block]:
     """Yield blocks that each live until the next one is asked for, read ahead if that helps."""
+    if not hasattr(kept, "readers"):
+        kept.readers = [_BlockReader(job), _BlockReader(job)]
     if not reads_ahead(job.arrays.values()):
-        yield from map(_BlockReader(job), numbers)
+        yield from map(kept.readers[0], numbers)
         return
     pool = ThreadPoolExecutor(1, "streamloss-read")
     try:
         ready: Future[Block] | None = None
-        for number, unused in zip(numbers, cycle([_BlockReader(job), _BlockReader(job)])):
+        for number, unused in zip(numbers, cycle(kept.readers)):
             following = pool.submit(unused, number)
             if ready is not None:
                 yield ready.result()
