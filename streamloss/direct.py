@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from streamloss.errors import ReadError
 from streamloss.volume import Region
+from streamloss.whole_files import read_whole
 from streamloss.zarr_codecs import (
     FILTERS,
     Bytes,
@@ -46,6 +47,10 @@ _ENTRY = 16
 _EMPTY = 2**64 - 1
 # A region widened by a halo touches at most eight shards in three dimensions.
 _INDEXES = 8
+
+
+Fetch = Callable[[Bytes], int]
+"""Puts a chunk as stored into a buffer, if that holds it, and returns the bytes it takes."""
 
 
 class _Thread(threading.local):
@@ -252,15 +257,15 @@ class DirectReader:
             key = layout.prefix + layout.separator.join(map(str, index))
             chunk = index
             try:
-                # os.open takes 9.5 µs with reading 2 kB, io.FileIO 13.7 and open 14.5.
-                file = os.open(f"{layout.root}/{key}", _READ)
+                path = f"{layout.root}/{key}"
+                if layout.shards is None:
+                    self._read_chunk(functools.partial(read_whole, path), inside, view)
+                    continue
+                file = os.open(path, _READ)
                 try:
                     status = os.fstat(file)
                     if status.st_size == 0:
                         raise ValueError("the file is empty")
-                    if layout.shards is None:
-                        self._read_chunk(file, 0, status.st_size, inside, view)
-                        continue
                     entries = self._index(layout.shards, file, status, key)
                     for local, part, voxels in _pieces(inside, layout.chunks, view):
                         chunk = tuple(
@@ -271,7 +276,8 @@ class DirectReader:
                         if offset == _EMPTY:
                             voxels[...] = layout.fill_value
                         else:
-                            self._read_chunk(file, offset, length, part, voxels)
+                            fetch = functools.partial(_read_part, file, offset, length)
+                            self._read_chunk(fetch, part, voxels)
                 finally:
                     os.close(file)
             except IsADirectoryError:
@@ -283,10 +289,8 @@ class DirectReader:
                     f"{_cause(error)}"
                 ) from error
 
-    def _read_chunk(
-        self, file: int, offset: int, size: int, inside: Region, view: NDArray[Any]
-    ) -> None:
-        """Decode `size` bytes as a chunk, of which `inside` goes to `view`."""
+    def _read_chunk(self, fetch: Fetch, inside: Region, view: NDArray[Any]) -> None:
+        """Decode a chunk, of which `inside` goes to `view`."""
         layout, chain = self.layout, self.layout.chain
         target = None
         if view.shape == layout.chunks and chain.dtype.isnative:
@@ -299,11 +303,11 @@ class DirectReader:
                 _thread.decoded = np.empty(self._nbytes, np.uint8)
             target = _thread.decoded[: self._nbytes]
         if chain.steps:
-            self._decode(file, offset, size, target)
+            self._decode(fetch, target)
         else:
+            size = fetch(target)
             if size != self._nbytes:
                 raise ValueError(f"it has {size:,} bytes, expected {self._nbytes:,}")
-            _fill(file, offset, target)
         if not direct:
             voxels = target.view(chain.dtype)
             if chain.order is None:
@@ -313,16 +317,17 @@ class DirectReader:
                 voxels = voxels.reshape(shape).transpose(np.argsort(chain.order))
             view[...] = voxels[inside]
 
-    def _decode(self, file: int, offset: int, size: int, target: Bytes) -> None:
-        """Read and decode `size` bytes into `target`, which they must fill exactly."""
+    def _decode(self, fetch: Fetch, target: Bytes) -> None:
+        """Read and decode a chunk into `target`, which it must fill exactly."""
         chain = self.layout.chain
-        if _thread.encoded.size < size:
+        while (size := fetch(_thread.encoded)) > _thread.encoded.size:
             largest = largest_stored(self._nbytes, chain)
             if size > largest:
                 raise ValueError(f"it has {size:,} bytes, expected at most {largest:,}")
             _thread.encoded = np.empty(min(size + size // 4, largest), np.uint8)
+        if size == 0:
+            raise ValueError("the file is empty")
         data = _thread.encoded[:size]
-        _fill(file, offset, data)
         for step, expected in chain.steps:
             buffer = target
             if expected != target.size:
@@ -366,6 +371,13 @@ class DirectReader:
             del known[next(iter(known))]
         known[key] = version, entries
         return entries
+
+
+def _read_part(file: int, offset: int, size: int, buffer: Bytes) -> int:
+    """Read some bytes of an open file if the buffer holds them; return how many they are."""
+    if size <= buffer.size:
+        _fill(file, offset, buffer[:size])
+    return size
 
 
 def _fill(file: int, offset: int, target: Bytes) -> None:

@@ -5,6 +5,7 @@ sources, fails on a damaged file, and does not notice a change in an inlined hel
 Whatever goes wrong here, the kernel is compiled. No Numba flags and no kernels here.
 """
 
+import ctypes
 import hashlib
 import os
 import pickle
@@ -131,7 +132,7 @@ def _load(content: bytes, target_context: Any) -> Any:
     # kernel needs the memory runtime and whatever symbols it was linked against; LLVM
     # aborts the process when one is missing.
     rtsys.initialize(target_context)
-    if any(_address(symbol) is None for symbol in symbols):
+    if not all(_address(symbol) or hasattr(ctypes.pythonapi, symbol) for symbol in symbols):
         target_context.refresh()
     return _rebuild(target_context, *reduced)
 

@@ -45,10 +45,13 @@ def counted_decodes(largest: tuple[int, ...] | None = None) -> Iterator[Decodes]
     lock = threading.Lock()
     read_chunk, plan = direct.DirectReader._read_chunk, prepare.plan
 
-    def counted(reader: Any, file: int, offset: int, *rest: Any) -> None:
+    def counted(reader: Any, fetch: Any, *rest: Any) -> None:
+        # A path, or an open shard and where in it the chunk begins.
+        file, *place = fetch.args
         with lock:
-            decodes.counts[reader.layout.name, os.fstat(file).st_ino, offset] += 1
-        read_chunk(reader, file, offset, *rest)
+            offset = place[0] if place else 0
+            decodes.counts[reader.layout.name, os.stat(file).st_ino, offset] += 1  # noqa: PTH116
+        read_chunk(reader, fetch, *rest)
 
     def limited(
         box: Any, grids: Any, cost: Callable[..., int], limit: int, *rest: Any, **options: Any

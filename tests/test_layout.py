@@ -34,6 +34,7 @@ ORDER = [
     "options",
     "tally",
     "partial",
+    "whole_files",
     "zarr_codecs",
     "direct",
     "ome",
