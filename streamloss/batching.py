@@ -34,6 +34,8 @@ _LEAST_SHARE = 32 * 2**20
 # Opening and planning a small case takes some 10 ms of Python, which threads do not
 # share; starting a process takes a second.
 _PROCESSES_FROM = 256
+# Numbers of results that are kept for the tables, some 10 MB; those of other cases are read again.
+_KEPT_NUMBERS = 2**16
 # Masks and weights belong to a case, the others to the batch.
 _OWN = ("mask", "weights", "max_memory", "workers", "executor", "progress")
 _SCORE_OPTIONS = tuple(name for name in KEYWORDS if name not in _OWN)
@@ -170,7 +172,7 @@ def batch(
         waiting = [case for case in mine if not _finished(output, case, prints[case], resume)]
         _make_folders(output, waiting)
 
-        failures, saved = [], {}
+        failures, saved, kept = [], {}, 0
         done = len(mine) - len(waiting)
         tell = progress or (lambda done, total: None)
         tell(done, len(mine))
@@ -191,8 +193,10 @@ def batch(
                     path = _path(output, outcome.case)
                     facts = _facts(outcome.case, prints[outcome.case])
                     _write_result(path, outcome.result, facts)
+                    case = SavedCase.of(outcome.result, facts, path)
+                    kept += sum(1 + len(metric.per_class) for metric in case.metrics.values())
                     # To read all again in the end took a twelfth of the time of 2048 small cases.
-                    saved[path] = SavedCase.of(outcome.result, facts, path)
+                    saved[path] = case if kept <= _KEPT_NUMBERS else case.brief()
                 done += 1
                 tell(done, len(mine))
     failures.sort(key=lambda failure: (failure.model, failure.case))

@@ -17,7 +17,7 @@ import numpy as np
 
 from streamloss.errors import InvalidInputError
 from streamloss.result import Result
-from streamloss.study import Study, Summary
+from streamloss.study import SavedCase, Study, Summary
 
 SCHEMA = "streamloss.batch/1"
 COLUMNS = ("case", "model", "class", "metric", "value", "error_bound", "n")
@@ -36,7 +36,7 @@ def tidy_rows(study: Study) -> Iterator[dict[str, Any]]:
     Class is None in the row of the headline value. `error_bound` is that of the
     headline value, NaN in the others. `n` is the number of scored voxels of the case.
     """
-    for case in study.cases:
+    for case in map(SavedCase.full, study.cases):
         for name, metric in case.metrics.items():
             for value, number in ((None, metric.value), *metric.per_class.items()):
                 yield {
@@ -118,7 +118,7 @@ def study_json(
 ) -> str:
     """Return values of all cases, summaries and failures as JSON; undefined is null."""
     cases = []
-    for case in study.cases:
+    for case in map(SavedCase.full, study.cases):
         metrics = {
             name: {
                 "value": _none(metric.value),

@@ -40,7 +40,8 @@ class SavedCase:
     values
         Headline value of each metric; NaN if undefined.
     voxels, metrics
-        As in the result, but without definitions and details: curves may be long.
+        As in the result, but without definitions and details: curves may be long. Empty where
+        they are not kept: those of many cases would take more memory than scoring does.
     """
 
     name: str
@@ -66,6 +67,14 @@ class SavedCase:
                 for name, metric in result.metrics.items()
             },
         )
+
+    def brief(self) -> "SavedCase":
+        """Return the case without `voxels` and `metrics`."""
+        return replace(self, voxels={}, metrics={})
+
+    def full(self) -> "SavedCase":
+        """Return the case with `voxels` and `metrics`, read where they are not kept."""
+        return self if self.metrics else SavedCase.of(*_read(self.path), self.path)
 
     def load(self) -> Result:
         """Read the whole result."""
@@ -204,7 +213,9 @@ def saved_cases(
     folder: Path, known: Mapping[Path, SavedCase] = MappingProxyType({})
 ) -> tuple[SavedCase, ...]:
     """Read the results of a folder but those that are known, and return all by model and name."""
-    found = [known.get(path) or SavedCase.of(*_read(path), path) for path in result_paths(folder)]
+    found = [
+        known.get(path) or SavedCase.of(*_read(path), path).brief() for path in result_paths(folder)
+    ]
     return tuple(sorted(found, key=lambda case: (case.model, case.name)))
 
 

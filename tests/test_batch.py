@@ -417,11 +417,18 @@ def test_an_undefined_value_is_empty_in_csv_and_null_elsewhere(run):
         ({"regions": {"both": [1, 2], "7": [1]}}, ("csv", "json")),
     ],
 )
-def test_tables_of_a_run_are_those_of_its_saved_results(folders, options, formats):
-    """A run knows its results; one that resumes it reads them all."""
+@pytest.mark.parametrize("kept", [0, 60, 2**16])
+def test_tables_of_a_run_are_those_of_its_saved_results(
+    folders, monkeypatch, options, formats, kept
+):
+    """A run knows its results, or as many as memory allows; one that resumes it reads them all."""
+    monkeypatch.setattr(batching, "_KEPT_NUMBERS", kept)
     metrics = "dice,mcc,volume_similarity,expected_cost,confusion_matrix,true_positives"
     options = {**options, "metrics": metrics, "output": "out", "formats": formats}
-    sl.batch(find(), **options)
+    first = sl.batch(find(), **options)
+    at_hand = sum(bool(case.metrics) for case in first.study.cases)
+    assert at_hand == {0: 0, 2**16: 5}.get(kept, at_hand)
+    assert kept != 60 or 0 < at_hand < 5
     tables = {path: path.read_bytes() for path in Path("out").glob("s*.*")}
     assert len(tables) == len(formats)
     again = sl.batch(find(), **options, resume=True)
