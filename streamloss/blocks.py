@@ -133,7 +133,7 @@ def plan(
         How many blocks are read at once.
     chunkwise
         Whether chunks are decoded one by one, best in their place: blocks then grow along the
-        slowest axis, so that each chunk is one run of the block. Else along the fastest.
+        slowest axes, as far as each chunk is one run of the block. Else along the fastest.
 
     Raises
     ------
@@ -161,7 +161,9 @@ def plan(
     )
 
     axes = range(len(shape))
-    for axis in axes if chunkwise else reversed(axes):
+    # Beyond the first axis along which a chunk extends, chunks would no longer be runs.
+    slowest = next((axis for axis in axes if shape[axis] > 1), len(shape) - 1)
+    for axis in axes[: slowest + 1] if chunkwise else reversed(axes):
         while shape[axis] < stops[axis]:
             larger = (*shape[:axis], min(shape[axis] * 2, stops[axis]), *shape[axis + 1 :])
             if math.prod(larger) > target_voxels or cost(larger) > limit:

@@ -11,7 +11,7 @@ import itertools
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamloss.chunk_files import read_files, read_parts
 from streamloss.errors import ReadError
 from streamloss.volume import Region
-from streamloss.whole_files import read_whole
 from streamloss.zarr_codecs import (
     FILTERS,
     Bytes,
@@ -29,6 +29,7 @@ from streamloss.zarr_codecs import (
     NotCoveredError,
     endian_of,
     largest_stored,
+    only_of,
     parse_codecs,
     steps_of,
     undo_crc32c,
@@ -51,6 +52,8 @@ _INDEXES = 8
 
 Fetch = Callable[[Bytes], int]
 """Puts a chunk as stored into a buffer, if that holds it, and returns the bytes it takes."""
+Piece = tuple[tuple[int, ...], Region, NDArray[Any]]
+"""A box of a grid: its index, a region within it, and the part of an array that takes it."""
 
 
 class _Thread(threading.local):
@@ -180,6 +183,10 @@ class DirectReader:
     def __init__(self, layout: _Layout) -> None:
         self.layout = layout
         self._nbytes = math.prod(layout.chunks) * layout.chain.dtype.itemsize
+        # What compiled code decodes, empty if nothing.
+        native = layout.chain.dtype.isnative
+        self._codec = layout.chain.only if native and layout.chain.only else ""
+        self._start = np.frombuffer(os.fsencode(f"{layout.root}/{layout.prefix}"), np.uint8)
         self._stored: NDArray[np.bool_] | None = None
         # Indexes of the shards that a thread read last, by path.
         self._local = threading.local()
@@ -213,13 +220,11 @@ class DirectReader:
             layout = self.layout
             stored = np.zeros(_grid(layout.shape, layout.objects), np.bool_)
             try:
-                found = _list(layout, stored.shape)
+                _list(layout, stored)
             except OSError as error:
                 raise ReadError(
                     f"cannot list the chunks of {layout.name!r}: {_cause(error)}"
                 ) from error
-            if found:
-                stored[tuple(np.array(found).T)] = True
             stored.flags.writeable = False
             self._stored = stored
         return self._stored
@@ -248,67 +253,155 @@ class DirectReader:
             If a chunk is missing that was listed, is empty, truncated or oversized, fails
             its checksum or cannot be decoded.
         """
+        if self.layout.shards is None:
+            self._read_grid(region, out, self.stored(), self._read_files, self._read_object)
+            return
+        for piece in _pieces(region, self.layout.objects, out):
+            if self.stored()[piece[0]]:
+                self._read_object(*piece)
+            else:
+                piece[2][...] = self.layout.fill_value
+
+    def _read_files(self, box: Sequence[range], skip: int, target: Bytes) -> int:
         layout = self.layout
-        stored = self.stored()
-        for index, inside, view in _pieces(region, layout.objects, out):
-            if not stored[index]:
-                view[...] = layout.fill_value
-                continue
-            key = layout.prefix + layout.separator.join(map(str, index))
-            chunk = index
-            try:
-                path = f"{layout.root}/{key}"
-                if layout.shards is None:
-                    self._read_chunk(functools.partial(read_whole, path), inside, view)
-                    continue
-                file = os.open(path, _READ)
+        return read_files(
+            self._codec, self._start, layout.separator, box, skip, target, _thread.encoded
+        )
+
+    def _key(self, index: tuple[int, ...]) -> str:
+        return self.layout.prefix + self.layout.separator.join(map(str, index))
+
+    def _read_object(self, index: tuple[int, ...], inside: Region, view: NDArray[Any]) -> None:
+        """Read a shard, or a chunk of an array without shards, of which `inside` goes to `view`."""
+        key = self._key(index)
+        path = f"{self.layout.root}/{key}"
+        try:
+            if self.layout.shards is None:
+                self._read_chunk(functools.partial(_read_file, path), inside, view)
+            else:
+                self._read_shard(self.layout.shards, path, index, inside, view)
+        except IsADirectoryError:
+            # To zarr-python, too, a folder of that name is no chunk.
+            view[...] = self.layout.fill_value
+        except ReadError:
+            raise
+        except Exception as error:
+            raise self._failure(index, key, error) from error
+
+    def _read_shard(
+        self,
+        shards: _Shards,
+        path: str,
+        index: tuple[int, ...],
+        inside: Region,
+        view: NDArray[Any],
+    ) -> None:
+        file = os.open(path, _READ)
+        try:
+            status = os.fstat(file)
+            if status.st_size == 0:
+                raise ValueError("the file is empty")
+            key = self._key(index)
+            entries = self._index(shards, file, status, key)
+
+            def together(box: Sequence[range], skip: int, target: Bytes) -> int:
+                parts = entries[_slices(box)].reshape(-1, 2).astype(np.int64)
+                return read_parts(self._codec, file, parts, skip, target, _thread.encoded)
+
+            def alone(local: tuple[int, ...], part: Region, voxels: NDArray[Any]) -> None:
+                offset, length = entries[local].tolist()
                 try:
-                    status = os.fstat(file)
-                    if status.st_size == 0:
-                        raise ValueError("the file is empty")
-                    entries = self._index(layout.shards, file, status, key)
-                    for local, part, voxels in _pieces(inside, layout.chunks, view):
-                        chunk = tuple(
-                            i * n + j
-                            for i, n, j in zip(index, layout.shards.grid, local, strict=True)
-                        )
-                        offset, length = entries[local].tolist()
-                        if offset == _EMPTY:
-                            voxels[...] = layout.fill_value
-                        else:
-                            fetch = functools.partial(_read_part, file, offset, length)
-                            self._read_chunk(fetch, part, voxels)
-                finally:
-                    os.close(file)
-            except IsADirectoryError:
-                # To zarr-python, too, a folder of that name is no chunk.
-                view[...] = layout.fill_value
-            except Exception as error:
-                raise ReadError(
-                    f"cannot read chunk {chunk} of {layout.name!r}, stored under {key!r}: "
-                    f"{_cause(error)}"
-                ) from error
+                    self._read_chunk(
+                        functools.partial(_read_part, file, offset, length), part, voxels
+                    )
+                except Exception as error:
+                    places = zip(index, shards.grid, local, strict=True)
+                    chunk = tuple(i * n + j for i, n, j in places)
+                    raise self._failure(chunk, key, error) from error
+
+            self._read_grid(inside, view, entries[..., 0] != _EMPTY, together, alone)
+        finally:
+            os.close(file)
+
+    def _failure(self, chunk: tuple[int, ...], key: str, error: Exception) -> ReadError:
+        return ReadError(
+            f"cannot read chunk {chunk} of {self.layout.name!r}, stored under {key!r}: "
+            f"{_cause(error)}"
+        )
+
+    def _read_grid(
+        self,
+        region: Region,
+        out: NDArray[Any],
+        present: NDArray[np.bool_],
+        together: Callable[[Sequence[range], int, Bytes], int],
+        alone: Callable[[tuple[int, ...], Region, NDArray[Any]], None],
+    ) -> None:
+        """Read a region of a grid of chunks, by compiled code those that need not be moved.
+
+        `together` reads a box of chunks but the first ones and tells how many are done; what
+        is wrong with the next one, if anything, `alone` tells.
+        """
+        box = self._in_place(region, out)
+        if box is None or not present[_slices(box)].all():
+            count = done = 0
+        else:
+            count = math.prod(map(len, box))
+            target = out.reshape(-1).view(np.uint8)[: count * self._nbytes]
+            done = together(box, 0, target)
+            if done == count and target.size == out.nbytes:
+                return
+        for number, piece in enumerate(_pieces(region, self.layout.chunks, out)):
+            if number < done:
+                continue
+            if not present[piece[0]]:
+                piece[2][...] = self.layout.fill_value
+                continue
+            alone(*piece)
+            if box is not None and number + 1 < count:
+                done = together(box, number + 1, target)
+
+    def _in_place(self, region: Region, out: NDArray[Any]) -> list[range] | None:
+        """Return the box of whole chunks that follow one another from the start of `out`."""
+        chain = self.layout.chain
+        if not self._codec or chain.order is not None or not out.flags.c_contiguous:
+            return None
+        box: list[range] = []
+        before, within = 1, False
+        for part, extent in zip(region, self.layout.chunks, strict=True):
+            count, rest = divmod(part.stop - part.start, extent)
+            # Chunks side by side would alternate; a part of one may only be the last.
+            if part.start % extent or not count or (within and (count > 1 or rest)):
+                return None
+            if rest and before > 1:
+                return None
+            before *= count
+            within = within or extent > 1
+            box.append(range(part.start // extent, part.start // extent + count))
+        return box
+
+    def _place(self, view: NDArray[Any]) -> Bytes | None:
+        """Return where in `view` a chunk can be decoded, None if its voxels must be moved."""
+        chain = self.layout.chain
+        if view.shape != self.layout.chunks or not chain.dtype.isnative:
+            return None
+        placed = view if chain.order is None else view.transpose(chain.order)
+        return placed.reshape(-1).view(np.uint8) if placed.flags.c_contiguous else None
 
     def _read_chunk(self, fetch: Fetch, inside: Region, view: NDArray[Any]) -> None:
         """Decode a chunk, of which `inside` goes to `view`."""
         layout, chain = self.layout, self.layout.chain
-        target = None
-        if view.shape == layout.chunks and chain.dtype.isnative:
-            placed = view if chain.order is None else view.transpose(chain.order)
-            if placed.flags.c_contiguous:
-                target = placed.reshape(-1).view(np.uint8)
-        direct = target is not None
-        if target is None:
-            if _thread.decoded.size < self._nbytes:
-                _thread.decoded = np.empty(self._nbytes, np.uint8)
-            target = _thread.decoded[: self._nbytes]
+        place = self._place(view)
+        if place is None and _thread.decoded.size < self._nbytes:
+            _thread.decoded = np.empty(self._nbytes, np.uint8)
+        target = _thread.decoded[: self._nbytes] if place is None else place
         if chain.steps:
             self._decode(fetch, target)
         else:
             size = fetch(target)
             if size != self._nbytes:
                 raise ValueError(f"it has {size:,} bytes, expected {self._nbytes:,}")
-        if not direct:
+        if place is None:
             voxels = target.view(chain.dtype)
             if chain.order is None:
                 voxels = voxels.reshape(layout.chunks)
@@ -373,6 +466,13 @@ class DirectReader:
         return entries
 
 
+def _read_file(path: str, buffer: Bytes) -> int:
+    """Read a file if the buffer holds it; return how many bytes it has."""
+    # Unlike `os.open`, this refuses a folder.
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (of thousands)
+        return _read_part(file.fileno(), 0, os.fstat(file.fileno()).st_size, buffer)
+
+
 def _read_part(file: int, offset: int, size: int, buffer: Bytes) -> int:
     """Read some bytes of an open file if the buffer holds them; return how many they are."""
     if size <= buffer.size:
@@ -400,16 +500,18 @@ def _seek_and_read(file: int, buffers: list[Bytes], offset: int) -> int:
 _pread: Callable[[int, list[Bytes], int], int] = getattr(os, "preadv", _seek_and_read)
 
 
-def _pieces(
-    region: Region, extents: tuple[int, ...], out: NDArray[Any]
-) -> Iterator[tuple[tuple[int, ...], Region, NDArray[Any]]]:
-    """Cut a region along a grid: index of each box, region within it, its part of `out`."""
+def _pieces(region: Region, extents: tuple[int, ...], out: NDArray[Any]) -> Iterator[Piece]:
+    """Cut a region along a grid."""
     axes = [
         _split(part.start, part.stop, extent) for part, extent in zip(region, extents, strict=True)
     ]
     for piece in itertools.product(*axes):
         index, inside, place = zip(*piece, strict=True)
         yield index, inside, out[place]
+
+
+def _slices(box: Sequence[range]) -> Region:
+    return tuple(slice(part.start, part.stop) for part in box)
 
 
 # Blocks repeat few ranges along an axis; computing them anew took 7 µs of 30 per chunk.
@@ -426,55 +528,54 @@ def _split(start: int, stop: int, extent: int) -> list[tuple[int, slice, slice]]
     ]
 
 
-def _list(layout: _Layout, grid: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Return the index of each stored object."""
+def _list(layout: _Layout, stored: NDArray[np.bool_]) -> None:
+    """Mark each stored object in a grid."""
     nested = layout.separator == "/"
     # A key is written in one way: no leading zeros, no sign.
-    axes = [{str(i): i for i in range(size)} for size in grid]
-    found: list[tuple[int, ...]] = []
+    axes = [{str(i): i for i in range(size)} for size in stored.shape]
 
     # A symbolic link to nowhere is a chunk that was not fetched, not fill.
-    def walk(folder: str, above: tuple[int, ...]) -> None:
+    def walk(folder: str, below: NDArray[np.bool_]) -> None:
         # Names alone are listed in half the time of names and kinds.
-        axis = axes[len(above)]
-        places = [(name, axis[name]) for name in os.listdir(folder) if name in axis]  # noqa: PTH208
-        if len(above) == len(axes) - 1:
-            found.extend((*above, place) for _, place in places)
+        axis = axes[-below.ndim]
+        names = [name for name in os.listdir(folder) if name in axis]  # noqa: PTH208
+        if below.ndim == 1:
+            below[[axis[name] for name in names]] = True
             return
-        for name, place in places:
+        for name in names:
             # A file is no folder of chunks.
             with suppress(NotADirectoryError):
-                walk(f"{folder}/{name}", (*above, place))
+                walk(f"{folder}/{name}", below[axis[name]])
 
     if nested and layout.prefix:
-        below = f"{layout.root}/{layout.prefix}"
+        top = f"{layout.root}/{layout.prefix.rstrip('/')}"
         # An array without any chunk has no such folder, but a folder of its own.
         os.stat(layout.root)  # noqa: PTH116
-        if os.path.isdir(below):  # noqa: PTH112
-            walk(below, ())
-        return found
+        if os.path.isdir(top):  # noqa: PTH112
+            walk(top, stored)
+        return
     if nested:
-        walk(layout.root, ())
-        return found
+        walk(layout.root, stored)
+        return
     for name in os.listdir(layout.root):  # noqa: PTH208
         parts = name.removeprefix(layout.prefix).split(layout.separator)
         if not name.startswith(layout.prefix) or len(parts) != len(axes):
             continue
         index = tuple(axis.get(part, -1) for axis, part in zip(axes, parts, strict=True))
         if min(index) >= 0:
-            found.append(index)
-    return found
+            stored[index] = True
 
 
 def _parse_v2(metadata: dict[str, Any], dtype: np.dtype[Any]) -> tuple[Any, ...]:
     """Return the fields of a layout from the metadata of Zarr v2."""
     codecs = [*(metadata["filters"] or ()), metadata["compressor"]]
+    codecs = [codec for codec in codecs if codec is not None]
     chunks = tuple(metadata["chunks"])
     nbytes = math.prod(chunks) * dtype.itemsize
     order = tuple(range(len(chunks)))[::-1] if metadata["order"] == "F" else None
-    steps = steps_of([codec for codec in codecs if codec is not None], nbytes)
-    widens = any(codec is not None and codec["id"] in FILTERS for codec in codecs)
-    chain = Chain(steps, dtype, None if len(chunks) == 1 else order, widens)
+    widens = any(codec["id"] in FILTERS for codec in codecs)
+    order = None if len(chunks) == 1 else order
+    chain = Chain(steps_of(codecs, nbytes), dtype, order, widens, only_of(codecs, nbytes))
     return chunks, chunks, "", metadata["dimension_separator"], chain, None
 
 

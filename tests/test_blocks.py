@@ -128,3 +128,11 @@ def test_blocks_of_whole_chunks_hold_each_of_them_in_one_run():
     region = tuple(slice(0, 64) for _ in range(3))
     made = plan(region, [(8, 8, 8)], bytes_of, 10**9, 4 * 8**3, chunkwise=True)
     assert made.block_shape == (32, 8, 8)
+    # Another column beside it would cut the first one into pieces.
+    made = plan(region, [(8, 8, 8)], bytes_of, 10**9, 64 * 8**3, chunkwise=True)
+    assert made.block_shape == (64, 8, 8)
+    made = plan(region, [(1, 8, 8)], bytes_of, 10**9, 2**20, chunkwise=True)
+    assert made.block_shape == (64, 64, 8)
+    flat = (slice(0, 1), slice(0, 64), slice(0, 64))
+    made = plan(flat, [(4, 8, 8)], bytes_of, 10**9, 2**20, chunkwise=True)
+    assert made.block_shape == (1, 64, 8)

@@ -1,5 +1,6 @@
 """Each stored chunk is decoded once, and slow volumes are read while others are scored."""
 
+import itertools
 import math
 import os
 import tempfile
@@ -43,15 +44,35 @@ def counted_decodes(largest: tuple[int, ...] | None = None) -> Iterator[Decodes]
     """Count the decodes of direct readers, in blocks that take at most what `largest` does."""
     decodes = Decodes()
     lock = threading.Lock()
-    read_chunk, plan = direct.DirectReader._read_chunk, prepare.plan
+    reading = threading.local()
+    plan, reader = prepare.plan, direct.DirectReader
+    read_chunk, read_files, read_shard = reader._read_chunk, reader._read_files, reader._read_shard
+    read_parts = direct.read_parts
 
-    def counted(reader: Any, fetch: Any, *rest: Any) -> None:
-        # A path, or an open shard and where in it the chunk begins.
-        file, *place = fetch.args
+    def count(name: str, file: Any, offset: int = 0) -> None:
         with lock:
-            offset = place[0] if place else 0
-            decodes.counts[reader.layout.name, os.stat(file).st_ino, offset] += 1  # noqa: PTH116
+            decodes.counts[name, os.stat(file).st_ino, offset] += 1  # noqa: PTH116
+
+    def counted_alone(reader: Any, fetch: Any, *rest: Any) -> None:
+        # A path, or an open shard and where in it the chunk begins.
+        count(reader.layout.name, *fetch.args[:2])
         read_chunk(reader, fetch, *rest)
+
+    def counted_files(reader: Any, box: Any, skip: int, target: Any) -> int:
+        done = read_files(reader, box, skip, target)
+        for index in itertools.islice(itertools.product(*box), skip, done):
+            count(reader.layout.name, f"{reader.layout.root}/{reader._key(index)}")
+        return done
+
+    def counted_shard(reader: Any, *rest: Any) -> None:
+        reading.name = reader.layout.name
+        read_shard(reader, *rest)
+
+    def counted_parts(codec: str, file: int, parts: Any, skip: int, *rest: Any) -> int:
+        done = read_parts(codec, file, parts, skip, *rest)
+        for offset in parts[skip:done, 0].tolist():
+            count(reading.name, file, offset)
+        return done
 
     def limited(
         box: Any, grids: Any, cost: Callable[..., int], limit: int, *rest: Any, **options: Any
@@ -61,7 +82,10 @@ def counted_decodes(largest: tuple[int, ...] | None = None) -> Iterator[Decodes]
         return decodes.plan
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(direct.DirectReader, "_read_chunk", counted)
+        patch.setattr(reader, "_read_chunk", counted_alone)
+        patch.setattr(reader, "_read_files", counted_files)
+        patch.setattr(reader, "_read_shard", counted_shard)
+        patch.setattr(direct, "read_parts", counted_parts)
         patch.setattr(prepare, "plan", limited)
         yield decodes
 

@@ -29,7 +29,7 @@ from zarr.codecs import (
 )
 from zarr.storage import LocalStore, MemoryStore
 
-from streamloss import direct, whole_files, zarr_codecs
+from streamloss import chunk_files, direct, zarr_codecs
 from streamloss.direct import DirectReader, open_direct
 from streamloss.errors import ReadError
 
@@ -498,7 +498,7 @@ def test_reads_without_preadv_and_without_the_c_library(data, tmp_path_factory):
     array = data.draw(arrays(tmp_path_factory.mktemp("zarr")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(direct, "_pread", direct._seek_and_read)
-        patch.setattr(whole_files, "_COMPILED", False)
+        patch.setattr(chunk_files, "available", lambda: False)
         got = read(open_direct(array), everything(array), array.dtype)
     assert got.tobytes() == native(array[...]).tobytes()
 
@@ -576,6 +576,7 @@ def test_blosc_starts_no_threads_and_keeps_the_choice_of_the_process(tmp_path, m
         seen.append(numcodecs.blosc.use_threads)
         return decode(self, *arguments)
 
+    monkeypatch.setattr(chunk_files, "available", lambda: False)
     monkeypatch.setattr(numcodecs.blosc.Blosc, "decode", record)
     monkeypatch.setattr(numcodecs.blosc, "use_threads", None)
     read(open_direct(array), everything(array), "f4")
@@ -592,22 +593,3 @@ def test_a_frame_is_known_to_be_whole(size):
     for length in {*range(min(frame.size, 40)), *range(0, frame.size, 997), frame.size - 1}:
         assert zarr_codecs._zstd_size(frame[:length]) == -1
     assert zarr_codecs._zstd_size(np.zeros(40, np.uint8)) == -1
-
-
-@pytest.mark.parametrize("compiled", [True, False])
-def test_a_whole_file_is_read_or_its_size_told(tmp_path, monkeypatch, compiled):
-    monkeypatch.setattr(whole_files, "_COMPILED", compiled and whole_files._COMPILED)
-    path = tmp_path / "größe"
-    path.write_bytes(bytes(range(200)))
-    buffer = np.full(201, 255, np.uint8)
-    assert whole_files.read_whole(str(path), buffer) == 200
-    assert buffer.tolist() == [*range(200), 255]
-    untouched = np.full(199, 255, np.uint8)
-    assert whole_files.read_whole(str(path), untouched) == 200
-    assert (untouched == 255).all()
-    path.write_bytes(b"")
-    assert whole_files.read_whole(str(path), buffer) == 0
-    with pytest.raises(FileNotFoundError):
-        whole_files.read_whole(str(tmp_path / "none"), buffer)
-    with pytest.raises(IsADirectoryError):
-        whole_files.read_whole(str(tmp_path), buffer)

@@ -34,7 +34,7 @@ ORDER = [
     "options",
     "tally",
     "partial",
-    "whole_files",
+    "chunk_files",
     "zarr_codecs",
     "direct",
     "ome",
