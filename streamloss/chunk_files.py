@@ -1,16 +1,17 @@
-"""Reads and decodes chunks, several in one call that does without the interpreter.
+"""Reads files of chunks: one in Python, or several, decoded too, in one compiled call.
 
 Each call into Python gives the interpreter's lock away and waits to get it back, which threads
-that read small chunks feel. What is in the files, and what to do with a chunk that is not as it
-should be, is not known here: whatever goes wrong, the caller reads that chunk another way.
+that read small chunks feel. What is wrong with a chunk the compiled calls do not tell: the caller
+reads it by itself. Where files are, and which part of an array they hold, is not known here.
 """
 
 import ctypes
 import functools
+import io
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ _unblosc: Any = types.ExternalFunction(
     "streamloss_blosc_decompress_ctx", types.int32(_address, _address, _size, types.int32)
 )
 
-_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)
+OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _END = os.SEEK_END
 _PLAIN, _ZSTD, _BLOSC = 0, 1, 2
 _BLOSC_HEADER = 16
@@ -175,6 +176,40 @@ def _thread() -> _Thread:
     return _Thread()
 
 
+def fetch_file(path: str, buffer: NDArray[np.uint8]) -> int:
+    """Read a file if the buffer holds it; return how many bytes it has."""
+    # Unlike `os.open`, this refuses a folder.
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (of thousands)
+        return fetch_part(file.fileno(), 0, os.fstat(file.fileno()).st_size, buffer)
+
+
+def fetch_part(file: int, offset: int, size: int, buffer: NDArray[np.uint8]) -> int:
+    """Read some bytes of an open file if the buffer holds them; return how many they are."""
+    if size <= buffer.size:
+        fill(file, offset, buffer[:size])
+    return size
+
+
+def fill(file: int, offset: int, target: NDArray[np.uint8]) -> None:
+    """Read exactly as many bytes as `target` holds."""
+    done = 0
+    while done < target.size:
+        # One call reads at most 2 GiB.
+        count = _read_at(file, [target[done:]], offset + done)
+        if count == 0:
+            raise ValueError(f"it ends after {done:,} of {target.size:,} bytes")
+        done += count
+
+
+def _seek_and_read(file: int, buffers: list[NDArray[np.uint8]], offset: int) -> int:
+    """Stand in for `os.preadv` on Windows."""
+    os.lseek(file, offset, os.SEEK_SET)
+    return io.FileIO(file, closefd=False).readinto(buffers[0].data) or 0
+
+
+_read_at: Callable[[int, list[NDArray[np.uint8]], int], int] = getattr(os, "preadv", _seek_and_read)
+
+
 @kernel
 def _read_files(
     start: NDArray[np.uint8],
@@ -203,7 +238,7 @@ def _read_files(
             at += 1
             rest %= step
         path[at - 1] = 0
-        file = _open(path.ctypes.data, _FLAGS)
+        file = _open(path.ctypes.data, OPEN_FLAGS)
         if file < 0:
             return number
         size = _lseek(file, 0, _END)

@@ -2,49 +2,39 @@
 
 zarr-python parses and validates the metadata; from there on a chunk's bytes go into a
 reused buffer and are decoded into another, or straight into the caller's array. What is
-not covered here is left to zarr-python; formats and metadata live in `stores`.
+not covered is left to zarr-python; metadata are read in `zarr_layout`, formats in `stores`.
 """
 
 import functools
-import io
 import itertools
 import math
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamloss.chunk_files import read_files, read_parts
+from streamloss.chunk_files import (
+    OPEN_FLAGS,
+    fetch_file,
+    fetch_part,
+    fill,
+    read_files,
+    read_parts,
+)
 from streamloss.errors import ReadError
 from streamloss.volume import Region
-from streamloss.zarr_codecs import (
-    FILTERS,
-    Bytes,
-    Chain,
-    NotCoveredError,
-    endian_of,
-    largest_stored,
-    only_of,
-    parse_codecs,
-    steps_of,
-    undo_crc32c,
-)
+from streamloss.zarr_codecs import Bytes, largest_stored, undo_crc32c
+from streamloss.zarr_layout import Layout, Shards, layout_of, mark_stored
 
 if TYPE_CHECKING:
     import zarr
 
-# A grid costs a byte for each object; beyond this it would take more than a block does.
-_MAX_OBJECTS = 2**26
-_READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 # Python objects and the state of a decoder.
 _SMALL = 2**18
-# Index entries of a shard and of its empty chunks.
-_ENTRY = 16
+# Index entry of an empty chunk of a shard, twice.
 _EMPTY = 2**64 - 1
 # A region widened by a halo touches at most eight shards in three dimensions.
 _INDEXES = 8
@@ -65,49 +55,6 @@ class _Thread(threading.local):
 
 
 _thread = _Thread()
-
-
-@dataclass(frozen=True)
-class _Shards:
-    """How a shard holds its chunks.
-
-    Attributes
-    ----------
-    grid
-        Chunks of a shard along each axis.
-    entry
-        Element type of the index as stored.
-    checksum
-        Whether a crc32c follows the index.
-    at_end
-        Whether the index is the end of the shard rather than its start.
-    """
-
-    grid: tuple[int, ...]
-    entry: str
-    checksum: bool
-    at_end: bool
-
-    @property
-    def index_bytes(self) -> int:
-        """Size of the index as stored."""
-        return _ENTRY * math.prod(self.grid) + 4 * self.checksum
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Where and how an array is stored; pickles."""
-
-    name: str
-    root: str
-    shape: tuple[int, ...]
-    chunks: tuple[int, ...]
-    objects: tuple[int, ...]
-    fill_value: Any
-    prefix: str
-    separator: str
-    chain: Chain
-    shards: _Shards | None
 
 
 def open_direct(array: "zarr.Array[Any]", name: str | None = None) -> "DirectReader | None":
@@ -136,38 +83,8 @@ def open_direct(array: "zarr.Array[Any]", name: str | None = None) -> "DirectRea
     >>> out
     array([1, 2, 3, 4], dtype=int32)
     """
-    from zarr.storage import LocalStore
-
-    if type(array.store) is not LocalStore or array.ndim == 0:
-        return None
-    dtype = np.dtype(array.dtype)
-    if dtype.kind not in "biuf" or dtype.itemsize > 8:
-        return None
-    root = array.store.root / array.path
-    metadata = array.metadata.to_dict()
-    try:
-        parse = _parse_v2 if metadata["zarr_format"] == 2 else _parse_v3
-        objects, chunks, prefix, separator, chain, shards = parse(metadata, dtype)
-    except (NotCoveredError, KeyError):
-        # Metadata of a later version may lack a key that was always there.
-        return None
-    if math.prod(_grid(array.shape, objects)) > _MAX_OBJECTS:
-        return None
-    native = dtype.newbyteorder("=")
-    fill_value = array.metadata.fill_value
-    layout = _Layout(
-        name=str(root) if name is None else name,
-        root=str(root),
-        shape=array.shape,
-        chunks=chunks,
-        objects=objects,
-        fill_value=native.type(0 if fill_value is None else fill_value),
-        prefix=prefix,
-        separator=separator,
-        chain=chain,
-        shards=shards,
-    )
-    return DirectReader(layout)
+    layout = layout_of(array, name)
+    return None if layout is None else DirectReader(layout)
 
 
 class DirectReader:
@@ -180,7 +97,7 @@ class DirectReader:
         Where and how the array is stored.
     """
 
-    def __init__(self, layout: _Layout) -> None:
+    def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self._nbytes = math.prod(layout.chunks) * layout.chain.dtype.itemsize
         # What compiled code decodes, empty if nothing.
@@ -218,9 +135,9 @@ class DirectReader:
         if self._stored is None:
             # Two threads may both list; the results are the same.
             layout = self.layout
-            stored = np.zeros(_grid(layout.shape, layout.objects), np.bool_)
+            stored = np.zeros(layout.grid, np.bool_)
             try:
-                _list(layout, stored)
+                mark_stored(layout, stored)
             except OSError as error:
                 raise ReadError(
                     f"cannot list the chunks of {layout.name!r}: {_cause(error)}"
@@ -268,16 +185,13 @@ class DirectReader:
             self._codec, self._start, layout.separator, box, skip, target, _thread.encoded
         )
 
-    def _key(self, index: tuple[int, ...]) -> str:
-        return self.layout.prefix + self.layout.separator.join(map(str, index))
-
     def _read_object(self, index: tuple[int, ...], inside: Region, view: NDArray[Any]) -> None:
         """Read a shard, or a chunk of an array without shards, of which `inside` goes to `view`."""
-        key = self._key(index)
+        key = self.layout.key(index)
         path = f"{self.layout.root}/{key}"
         try:
             if self.layout.shards is None:
-                self._read_chunk(functools.partial(_read_file, path), inside, view)
+                self._read_chunk(functools.partial(fetch_file, path), inside, view)
             else:
                 self._read_shard(self.layout.shards, path, index, inside, view)
         except IsADirectoryError:
@@ -290,18 +204,18 @@ class DirectReader:
 
     def _read_shard(
         self,
-        shards: _Shards,
+        shards: Shards,
         path: str,
         index: tuple[int, ...],
         inside: Region,
         view: NDArray[Any],
     ) -> None:
-        file = os.open(path, _READ)
+        file = os.open(path, OPEN_FLAGS)
         try:
             status = os.fstat(file)
             if status.st_size == 0:
                 raise ValueError("the file is empty")
-            key = self._key(index)
+            key = self.layout.key(index)
             entries = self._index(shards, file, status, key)
 
             def together(box: Sequence[range], skip: int, target: Bytes) -> int:
@@ -312,7 +226,7 @@ class DirectReader:
                 offset, length = entries[local].tolist()
                 try:
                     self._read_chunk(
-                        functools.partial(_read_part, file, offset, length), part, voxels
+                        functools.partial(fetch_part, file, offset, length), part, voxels
                     )
                 except Exception as error:
                     places = zip(index, shards.grid, local, strict=True)
@@ -432,7 +346,7 @@ class DirectReader:
             target[...] = data
 
     def _index(
-        self, shards: _Shards, file: int, status: os.stat_result, key: str
+        self, shards: Shards, file: int, status: os.stat_result, key: str
     ) -> NDArray[np.uint64]:
         """Return offset and length of each chunk of a shard."""
         known: dict[str, tuple[Any, NDArray[np.uint64]]] = self._local.__dict__
@@ -445,7 +359,7 @@ class DirectReader:
             raise ValueError(
                 f"the shard has {size:,} bytes, fewer than the {data.size:,} of its index"
             )
-        _fill(file, size - data.size if shards.at_end else 0, data)
+        fill(file, size - data.size if shards.at_end else 0, data)
         packed = undo_crc32c(data, data) if shards.checksum else data
         entries = packed.view(shards.entry).astype(np.uint64).reshape(*shards.grid, 2)
         offset, length = entries[..., 0], entries[..., 1]
@@ -464,40 +378,6 @@ class DirectReader:
             del known[next(iter(known))]
         known[key] = version, entries
         return entries
-
-
-def _read_file(path: str, buffer: Bytes) -> int:
-    """Read a file if the buffer holds it; return how many bytes it has."""
-    # Unlike `os.open`, this refuses a folder.
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (of thousands)
-        return _read_part(file.fileno(), 0, os.fstat(file.fileno()).st_size, buffer)
-
-
-def _read_part(file: int, offset: int, size: int, buffer: Bytes) -> int:
-    """Read some bytes of an open file if the buffer holds them; return how many they are."""
-    if size <= buffer.size:
-        _fill(file, offset, buffer[:size])
-    return size
-
-
-def _fill(file: int, offset: int, target: Bytes) -> None:
-    """Read exactly as many bytes as `target` holds."""
-    done = 0
-    while done < target.size:
-        # One call reads at most 2 GiB.
-        count = _pread(file, [target[done:]], offset + done)
-        if count == 0:
-            raise ValueError(f"it ends after {done:,} of {target.size:,} bytes")
-        done += count
-
-
-def _seek_and_read(file: int, buffers: list[Bytes], offset: int) -> int:
-    """Stand in for `os.preadv` on Windows."""
-    os.lseek(file, offset, os.SEEK_SET)
-    return io.FileIO(file, closefd=False).readinto(buffers[0].data) or 0
-
-
-_pread: Callable[[int, list[Bytes], int], int] = getattr(os, "preadv", _seek_and_read)
 
 
 def _pieces(region: Region, extents: tuple[int, ...], out: NDArray[Any]) -> Iterator[Piece]:
@@ -526,90 +406,6 @@ def _split(start: int, stop: int, extent: int) -> list[tuple[int, slice, slice]]
         )
         for i in range(start // extent, -(-stop // extent))
     ]
-
-
-def _list(layout: _Layout, stored: NDArray[np.bool_]) -> None:
-    """Mark each stored object in a grid."""
-    nested = layout.separator == "/"
-    # A key is written in one way: no leading zeros, no sign.
-    axes = [{str(i): i for i in range(size)} for size in stored.shape]
-
-    # A symbolic link to nowhere is a chunk that was not fetched, not fill.
-    def walk(folder: str, below: NDArray[np.bool_]) -> None:
-        # Names alone are listed in half the time of names and kinds.
-        axis = axes[-below.ndim]
-        names = [name for name in os.listdir(folder) if name in axis]  # noqa: PTH208
-        if below.ndim == 1:
-            below[[axis[name] for name in names]] = True
-            return
-        for name in names:
-            # A file is no folder of chunks.
-            with suppress(NotADirectoryError):
-                walk(f"{folder}/{name}", below[axis[name]])
-
-    if nested and layout.prefix:
-        top = f"{layout.root}/{layout.prefix.rstrip('/')}"
-        # An array without any chunk has no such folder, but a folder of its own.
-        os.stat(layout.root)  # noqa: PTH116
-        if os.path.isdir(top):  # noqa: PTH112
-            walk(top, stored)
-        return
-    if nested:
-        walk(layout.root, stored)
-        return
-    for name in os.listdir(layout.root):  # noqa: PTH208
-        parts = name.removeprefix(layout.prefix).split(layout.separator)
-        if not name.startswith(layout.prefix) or len(parts) != len(axes):
-            continue
-        index = tuple(axis.get(part, -1) for axis, part in zip(axes, parts, strict=True))
-        if min(index) >= 0:
-            stored[index] = True
-
-
-def _parse_v2(metadata: dict[str, Any], dtype: np.dtype[Any]) -> tuple[Any, ...]:
-    """Return the fields of a layout from the metadata of Zarr v2."""
-    codecs = [*(metadata["filters"] or ()), metadata["compressor"]]
-    codecs = [codec for codec in codecs if codec is not None]
-    chunks = tuple(metadata["chunks"])
-    nbytes = math.prod(chunks) * dtype.itemsize
-    order = tuple(range(len(chunks)))[::-1] if metadata["order"] == "F" else None
-    widens = any(codec["id"] in FILTERS for codec in codecs)
-    order = None if len(chunks) == 1 else order
-    chain = Chain(steps_of(codecs, nbytes), dtype, order, widens, only_of(codecs, nbytes))
-    return chunks, chunks, "", metadata["dimension_separator"], chain, None
-
-
-def _parse_v3(metadata: dict[str, Any], dtype: np.dtype[Any]) -> tuple[Any, ...]:
-    """Return the fields of a layout from the metadata of Zarr v3."""
-    if metadata["chunk_grid"]["name"] != "regular" or metadata.get("storage_transformers"):
-        raise NotCoveredError
-    objects = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
-    encoding = metadata["chunk_key_encoding"]
-    separators = {"default": "/", "v2": "."}
-    separator = encoding.get("configuration", {}).get("separator", separators[encoding["name"]])
-    prefix = f"c{separator}" if encoding["name"] == "default" else ""
-    codecs = list(metadata["codecs"])
-    if codecs[0]["name"] != "sharding_indexed":
-        return objects, objects, prefix, separator, parse_codecs(codecs, dtype, objects), None
-    if len(codecs) > 1:
-        raise NotCoveredError
-    sharding = codecs[0]["configuration"]
-    chunks = tuple(sharding["chunk_shape"])
-    names = [codec["name"] for codec in sharding["index_codecs"]]
-    if names not in (["bytes"], ["bytes", "crc32c"]):
-        raise NotCoveredError
-    shards = _Shards(
-        grid=_grid(objects, chunks),
-        entry=">u8" if endian_of(sharding["index_codecs"][0]) == "big" else "<u8",
-        checksum="crc32c" in names,
-        at_end=sharding.get("index_location", "end") == "end",
-    )
-    chain = parse_codecs(list(sharding["codecs"]), dtype, chunks)
-    return objects, chunks, prefix, separator, chain, shards
-
-
-def _grid(shape: tuple[int, ...], extents: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(-(-size // extent) for size, extent in zip(shape, extents, strict=True))
 
 
 def _cause(error: Exception) -> str:

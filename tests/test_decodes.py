@@ -61,7 +61,7 @@ def counted_decodes(largest: tuple[int, ...] | None = None) -> Iterator[Decodes]
     def counted_files(reader: Any, box: Any, skip: int, target: Any) -> int:
         done = read_files(reader, box, skip, target)
         for index in itertools.islice(itertools.product(*box), skip, done):
-            count(reader.layout.name, f"{reader.layout.root}/{reader._key(index)}")
+            count(reader.layout.name, f"{reader.layout.root}/{reader.layout.key(index)}")
         return done
 
     def counted_shard(reader: Any, *rest: Any) -> None:

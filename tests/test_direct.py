@@ -29,7 +29,7 @@ from zarr.codecs import (
 )
 from zarr.storage import LocalStore, MemoryStore
 
-from streamloss import chunk_files, direct, zarr_codecs
+from streamloss import chunk_files, zarr_codecs
 from streamloss.direct import DirectReader, open_direct
 from streamloss.errors import ReadError
 
@@ -497,7 +497,7 @@ def test_streams_in_several_members_are_read(tmp_path):
 def test_reads_without_preadv_and_without_the_c_library(data, tmp_path_factory):
     array = data.draw(arrays(tmp_path_factory.mktemp("zarr")))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(direct, "_pread", direct._seek_and_read)
+        patch.setattr(chunk_files, "_read_at", chunk_files._seek_and_read)
         patch.setattr(chunk_files, "available", lambda: False)
         got = read(open_direct(array), everything(array), array.dtype)
     assert got.tobytes() == native(array[...]).tobytes()

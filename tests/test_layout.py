@@ -36,6 +36,7 @@ ORDER = [
     "partial",
     "chunk_files",
     "zarr_codecs",
+    "zarr_layout",
     "direct",
     "ome",
     "zarr_memory",
