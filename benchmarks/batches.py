@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -50,22 +52,35 @@ def measure(data: Path, threads: int, rounds: int) -> list[dict[str, Any]]:
         cases = _cases(data, count, size)
         numbers = sorted({1, threads})
         runs: dict[int, list[dict[str, Any]]] = {workers: [] for workers in numbers}
+        apart: list[float] = []
         # The first compiles, if the kernel cache is cold.
         _run(cases[:1], 1)
         for _ in range(rounds):
             for workers in numbers:
                 runs[workers].append(_run(cases, workers))
+            if count % threads == 0:
+                apart.append(_seconds_apart([cases[first::threads] for first in range(threads)]))
         rows += [
             {
                 "name": f"{count} × {size}³",
                 "workers": workers,
                 "seconds": [run["seconds"] for run in found],
+                "seconds_apart": apart,
                 "peak_bytes": [run["peak"] for run in found],
                 "max_memory": MAX_MEMORY,
             }
             for workers, found in runs.items()
         ]
     return rows
+
+
+def _seconds_apart(shares: list[list[dict[str, str]]]) -> float:
+    """Return how long batches by one worker each take side by side, which share nothing.
+
+    Importing is not counted: it is what the machine can do by as many cores.
+    """
+    with ThreadPoolExecutor(len(shares)) as pool:
+        return max(run["seconds"] for run in pool.map(_run, shares, repeat(1)))
 
 
 def _cases(data: Path, count: int, size: int) -> list[dict[str, str]]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-PLAIN_SUM = "plain float32 sum"
+READING = "reading alone"
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Figure:
         Whether the ratio must not exceed the limit, or must not fall below it.
     unit
         What the numbers are, if not ratios.
+    bound
+        The best that could be measured, and by what; empty if that is not known.
     """
 
     what: str
@@ -30,6 +32,7 @@ class Figure:
     limit: float
     at_most: bool
     unit: str = "×"
+    bound: str = ""
 
     @property
     def reached(self) -> bool | None:
@@ -53,6 +56,11 @@ def figures(results: dict[str, Any]) -> list[Figure]:
     def floor(study: str) -> list[float]:
         return [1 / ratio for ratio in against(study, "floor")]
 
+    def bound(study: str, *names: str) -> str:
+        """Return how many times as fast as the others the floor is."""
+        others, least = against(study, *names), against(study, "floor")
+        return f"{median(others) / median(least):.3g}×, the floor" if others and least else ""
+
     rows = [
         Figure(f"({text}) end to end ÷ floor", floor(study), limit, True)
         for text, study, limit in (
@@ -71,6 +79,7 @@ def figures(results: dict[str, Any]) -> list[Figure]:
                 against(study, *names),
                 5.5,
                 False,
+                bound=bound(study, *names),
             )
             for text, names in (
                 ("bincount in NumPy and dask", usual),
@@ -78,7 +87,13 @@ def figures(results: dict[str, Any]) -> list[Figure]:
             )
         ]
     rows += [
-        Figure(f"(a) from Zarr against {name}", against("a-128", name), limit, False)
+        Figure(
+            f"(a) from Zarr against {name}",
+            against("a-128", name),
+            limit,
+            False,
+            bound=bound("a-128", name),
+        )
         for name, limit in (
             ("KonfAI Dice", 20.0),
             ("torchmetrics DiceScore", 60.0),
@@ -98,11 +113,18 @@ def figures(results: dict[str, Any]) -> list[Figure]:
             against(f"b-{codec}", "dask"),
             4.0,
             False,
+            bound=bound(f"b-{codec}", "dask"),
         )
         for codec in ("zstd", "lz4")
     ]
     rows += [
-        Figure(f"(b, {codec}) from Zarr against {text}", against(f"b-{codec}", name), 12.0, False)
+        Figure(
+            f"(b, {codec}) from Zarr against {text}",
+            against(f"b-{codec}", name),
+            12.0,
+            False,
+            bound=bound(f"b-{codec}", name),
+        )
         for codec in ("zstd", "lz4")
         for text, name in (
             ("torch in memory, whole arrays", "torch whole"),
@@ -112,18 +134,30 @@ def figures(results: dict[str, Any]) -> list[Figure]:
     kernels = {row["kernel"]: row["ratio"] for row in results.get("kernels", [])}
     rows += [
         Figure(
-            f"kernel ÷ plain sum: {name}", [kernels[name]] if name in kernels else [], limit, True
+            f"kernel ÷ plain sum: {name}",
+            [kernels[name]] if name in kernels else [],
+            limit,
+            True,
+            bound=f"{kernels[part]:.3g}×, {part}" if part in kernels else "",
         )
-        for name, limit in (
-            ("log-loss", 8.0),
-            ("soft sums", 3.0),
-            ("four-class counts, blocky", 3.5),
-            ("binary counts", 1.2),
+        for name, limit, part in (
+            ("log-loss", 8.0, "logarithm alone"),
+            ("soft sums", 3.0, ""),
+            ("four-class counts, blocky", 3.5, ""),
+            ("binary counts", 1.2, ""),
         )
     ]
+    scaling = {name: _speedup(table, 2) for name, table in results.get("threads", {}).items()}
+    reading = scaling.pop(READING, [])
     rows += [
-        Figure(f"two workers ÷ one, in memory: {name}", _speedup(table, 2), 1.8, False)
-        for name, table in results.get("threads", {}).items()
+        Figure(
+            f"two workers ÷ one, in memory: {name}",
+            ratios,
+            1.8,
+            False,
+            bound=f"{median(reading):.3g}×, {READING}" if reading and name == "dice" else "",
+        )
+        for name, ratios in scaling.items()
     ]
     rows += _memory_figures(results.get("scale", [])) + _sparse_figures(results)
     return rows + _batch_figures(results.get("batch", [])) + _huge_figures(results.get("huge", {}))
@@ -161,7 +195,12 @@ def _batch_figures(batches: list[dict[str, Any]]) -> list[Figure]:
         if 1 in runs and 2 in runs:
             pairs = zip(runs[1]["seconds"], runs[2]["seconds"], strict=True)
             ratios = [one / two for one, two in pairs]
-        rows.append(Figure(f"batch of {name}, two workers ÷ one", ratios, 1.8, False))
+        bound = ""
+        if apart := runs[1].get("seconds_apart"):
+            best = median(one / both for one, both in zip(runs[1]["seconds"], apart, strict=True))
+            bound = f"{best:.3g}×, processes apart"
+        text = f"batch of {name}, two workers ÷ one"
+        rows.append(Figure(text, ratios, 1.8, False, bound=bound))
         parts = [
             100 * peak / row["max_memory"] for row in runs.values() for peak in row["peak_bytes"]
         ]

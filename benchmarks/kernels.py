@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from benchmarks import logarithms
 from streamloss.partial import Block, Partial
 from streamloss.slab import Slab, encode
 from streamloss.statistic import discover
@@ -109,6 +110,7 @@ def cases() -> dict[str, Callable[[], object]]:
         "plain float32 sum": lambda: _plain_sum(p32),
         "NumPy float32 sum": p32.sum,
         "range check of probabilities": _updates(_binary(), blank, p32, names=("check",)),
+        "logarithm alone": _logarithm(p32),
         "log-loss": _updates(_binary("cross_entropy"), two, p32, names=("check", "likelihood")),
         "log-loss, one class": _updates(
             _binary("cross_entropy"), blank, p32, names=("check", "likelihood")
@@ -144,6 +146,14 @@ def cases() -> dict[str, Callable[[], object]]:
             multi_all, four, channels, names=("check", "likelihood", "moments", "confusion")
         ),
     }
+
+
+def _logarithm(chances: NDArray[np.float32]) -> Callable[[], object]:
+    """Return a call that takes the logarithm of each chance in use, and adds them up."""
+    chances = chances.astype(np.float64)[: logarithms.TILE] + 2.0**-52
+    logs = np.empty(logarithms.TILE)
+    loop = logarithms.loop_over(logarithms.in_use)
+    return lambda: loop(chances, logs, VOXELS // logarithms.TILE)
 
 
 def measure(repeats: int = REPEATS) -> list[dict[str, Any]]:

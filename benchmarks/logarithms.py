@@ -98,7 +98,9 @@ def table(x: float) -> float:
     return fused(exponent, vecmath._LOG2, fused(f, series, -LOGS[part]))
 
 
-def _loop(function: Callable[[float], float]) -> Callable[..., int]:
+def loop_over(function: Callable[[float], float]) -> Callable[..., int]:
+    """Return a loop that takes a function of each voxel of a tile, some times over."""
+
     @njit(nogil=True, error_model="numpy")
     def loop(chances: NDArray[np.float64], logs: NDArray[np.float64], rounds: int) -> int:
         use_wide_vectors()
@@ -127,7 +129,7 @@ def measure() -> list[dict[str, Any]]:
     """Return name, nanoseconds a voxel and largest error of each case."""
     chances = np.random.default_rng(0).random(TILE) * (1 - 2.0**-52) + 2.0**-52
     logs = np.empty(TILE)
-    loops = {name: _loop(function) for name, function in CASES.items()}
+    loops = {name: loop_over(function) for name, function in CASES.items()}
     errors = {}
     for name, loop in loops.items():
         loop(chances, logs, 1)

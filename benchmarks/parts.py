@@ -15,6 +15,7 @@ from benchmarks import huge, kernels, memory
 from benchmarks.compare import compare
 from benchmarks.contestants import mine, studies
 from benchmarks.data import Pair, build, sparse
+from benchmarks.figures import READING
 
 Rows = list[dict[str, Any]]
 
@@ -57,20 +58,22 @@ def end_to_end(
 
 
 def thread_scaling(data: Path, size: int, threads: int, rounds: int) -> dict[str, Rows]:
-    """Return times of 1 … n workers on arrays in memory, for counts and for losses."""
+    """Return times of 1 … n workers on arrays in memory: counts, losses, and reading alone."""
     tables = {}
-    for function, kind in (("dice", "labels"), ("losses", "probabilities")):
-        log(f"threads: {function}")
+    for name, kind in (("dice", "labels"), ("losses", "probabilities"), (READING, "labels")):
+        log(f"threads: {name}")
         pair = Pair(kind, size, 128)
-        fewer = [
-            replace(mine(function, workers, memory=True), name=str(workers))
-            for workers in range(1, threads)
-        ]
-        all_workers = replace(mine(function, threads, memory=True), name=str(threads))
+        one = mine(name, 1, memory=True)
+        if name == READING:
+            one = replace(one, call="benchmarks.floor:add_up")
+        *fewer, all_workers = (
+            replace(one, name=str(workers), options={"workers": workers})
+            for workers in range(1, threads + 1)
+        )
         rows = compare(
             all_workers, fewer, build(pair, data), pair.voxels, peers=None, rounds=rounds
         )
-        tables[function] = sorted(rows, key=lambda row: int(row["name"]))
+        tables[name] = sorted(rows, key=lambda row: int(row["name"]))
     return tables
 
 

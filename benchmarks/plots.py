@@ -101,7 +101,7 @@ def _threads(tables: dict[str, list[dict[str, Any]]]) -> Any:
     figure, axis = plt.subplots(figsize=(4.5, 3.4))
     most = max(len(rows) for rows in tables.values())
     axis.plot([1, most], [1, most], color=PEER, linestyle="--", label="ideal")
-    for (name, rows), colour in zip(tables.items(), (OURS, "#d97b29"), strict=True):
+    for (name, rows), colour in zip(tables.items(), (OURS, "#d97b29", "#7a7a7a"), strict=True):
         speed = [row["voxels_per_second"] / rows[0]["voxels_per_second"] for row in rows]
         axis.plot([int(row["name"]) for row in rows], speed, "o-", color=colour, label=name)
     axis.set_xticks(range(1, most + 1))

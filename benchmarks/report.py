@@ -24,7 +24,7 @@ load {machine["load_at_start"]} at the start; Python {machine["python"]}, {versi
         """Medians (min to max) of runs interleaved A B A B …; ratios pair by pair within the run. \
 Values were compared before timing.""",
         "## Figures to reach",
-        _table(["what", "measured", "target", ""], [_figure_row(row) for row in shown]),
+        _table(["what", "measured", "target", "", "at best"], [_figure_row(row) for row in shown]),
     ]
     for study in results.get("end_to_end", {}).values():
         parts += [f"## {study['title']}", _study(study["rows"])]
@@ -69,7 +69,8 @@ def _figure_row(figure: Figure) -> list[str]:
     verdict = {None: "not measured", True: "reached", False: "**not reached**"}[figure.reached]
     measured = spread(figure.ratios, figure.unit) if figure.ratios else ""
     sign = "≤" if figure.at_most else "≥"
-    return [figure.what, measured, f"{sign} {figure.limit:g}{figure.unit}", verdict]
+    limit = f"{sign} {figure.limit:g}{figure.unit}"
+    return [figure.what, measured, limit, verdict, figure.bound]
 
 
 def _study(rows: list[dict[str, Any]]) -> str:
