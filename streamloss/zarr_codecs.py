@@ -29,7 +29,7 @@ result that fills it is the buffer itself; another is a part of it or lies elsew
 # Python's decompressors allocate their output, so they are fed in pieces that stay in cache.
 _PIECE = 2**16
 # Larger chunks of zstd take 1.1 times as long in a compiled call as by `zstandard`, which is built
-# otherwise than the library of numcodecs; smaller ones 0.7 to 1.0 (`python -m benchmarks.decoders`).
+# otherwise than the library of numcodecs; smaller ones 0.7 to 1 (`python -m benchmarks.decoders`).
 _LARGE = 2**21
 
 _CHECKSUMS = ("adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3")
