@@ -16,6 +16,7 @@ ORDER = [
     "task",
     "volume",
     "byte_sources",
+    "stored_volume",
     "raw_volume",
     "lazy",
     "kernel_cache",
