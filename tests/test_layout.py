@@ -40,6 +40,7 @@ ORDER = [
     "direct",
     "ome",
     "zarr_memory",
+    "zarr_volume",
     "stores",
     "blocks",
     "scan",
