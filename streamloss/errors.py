@@ -1,4 +1,4 @@
-"""The errors a caller may want to catch.
+"""The errors a caller may want to catch, and how they quote those of other packages.
 
 Every message is one sentence that says what was expected, what was got and the
 values. Nothing else lives here.
@@ -23,3 +23,13 @@ class ReadError(StreamlossError, RuntimeError):
 
 class WorkerError(StreamlossError, RuntimeError):
     """A process that scored blocks ended or cannot do the work: exit code 1."""
+
+
+def message_of(error: Exception) -> str:
+    """Return what an error says, in one line."""
+    return " ".join(str(error).split())
+
+
+def cause_of(error: Exception) -> str:
+    """Return the type of an error and what it says, if anything, in one line."""
+    return f"{type(error).__name__}: {message_of(error)}".rstrip(": ")

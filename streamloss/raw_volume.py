@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamloss.affine import Affine
 from streamloss.byte_sources import GzipFile, PlainFile, Reader
-from streamloss.errors import InvalidInputError, ReadError
+from streamloss.errors import InvalidInputError
+from streamloss.stored_volume import StoredVolume, region_error
 from streamloss.volume import Region
 
 # Voxels that are converted on the way are converted so many bytes at a time.
@@ -21,12 +21,12 @@ _PIECE_BYTES = 2**20
 
 
 @dataclass(frozen=True, eq=False)
-class RawVolume:
+class RawVolume(StoredVolume):
     """A volume read from one run of bytes.
 
     Attributes
     ----------
-    name, reader, details, axes, spacing, unit, affine
+    reader
         As in `Volume`.
     source
         The bytes.
@@ -40,21 +40,13 @@ class RawVolume:
         Slope and intercept of the values, as in NIfTI; None for the stored ones.
     """
 
-    name: str
     reader: str
     source: PlainFile | GzipFile
     offset: int
     stored_shape: tuple[int, ...]
     stored_dtype: np.dtype[Any]
     order: tuple[int, ...]
-    details: dict[str, Any]
-    axes: tuple[str, ...] | None = None
-    spacing: tuple[float, ...] | None = None
-    unit: str | None = None
-    affine: Affine | None = None
     scale: tuple[float, float] | None = None
-    fill_value: None = None
-    stored_chunks: None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -84,10 +76,6 @@ class RawVolume:
         # A piece as stored, as float64, and the product of that and the slope.
         return 3 * _PIECE_BYTES + self.source.read_bytes
 
-    def view(self, region: Region) -> None:
-        """Return None: nothing is in memory."""
-        return
-
     def read(self, region: Region, out: NDArray[Any]) -> None:
         """
         Fill `out` with the voxels of `region`; may be called by several threads at once.
@@ -113,9 +101,7 @@ class RawVolume:
                     start = first + sum(place * stride for place, stride in steps)
                     self._read_run(reader, start, strides[run], target[index])
         except Exception as error:
-            where = ", ".join(f"{part.start}:{part.stop}" for part in region)
-            cause = f"{type(error).__name__}: {error}".rstrip(": ")
-            raise ReadError(f"cannot read region [{where}] of {self.name!r}: {cause}") from error
+            raise region_error(self.name, region, error) from error
 
     def _read_run(self, reader: Reader, start: int, stride: int, target: NDArray[Any]) -> None:
         """Read voxels that lie one after the other, `stride` of them for each first index."""

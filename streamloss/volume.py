@@ -1,9 +1,11 @@
-"""The one interface through which voxels are read.
+"""The one interface through which voxels are read, and how chunks lie in a volume.
 
 A `Volume` is a lazily read array with the facts that scoring needs. The storage
 formats that produce one live in `stores/`; nothing here knows any of them.
 """
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,6 +47,49 @@ class StoredChunks:
     def missing(self) -> int:
         """Chunks that are not stored and read as the fill value."""
         return self.total - self.stored
+
+
+def chunk_grid(shape: tuple[int, ...], chunks: tuple[int, ...]) -> tuple[int, ...]:
+    """Return how many chunks there are along each axis."""
+    return tuple(-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True))
+
+
+def touched_chunks(region: Region, chunks: tuple[int, ...]) -> list[range]:
+    """Return the indices of the chunks that a region touches, along each axis."""
+    return [
+        range(part.start // chunk, -(-part.stop // chunk))
+        for part, chunk in zip(region, chunks, strict=True)
+    ]
+
+
+def split_at_chunks(
+    region: Region, chunks: tuple[int, ...]
+) -> Iterator[tuple[tuple[int, ...], Region, Region]]:
+    """
+    Split a region where chunks meet.
+
+    Yields
+    ------
+    tuple
+        Index of a chunk, the part of the region in it, and where in the region that is.
+
+    Examples
+    --------
+    >>> for index, part, place in split_at_chunks((slice(3, 9),), (5,)):
+    ...     print(index, part, place)
+    (0,) (slice(3, 5, None),) (slice(0, 2, None),)
+    (1,) (slice(5, 9, None),) (slice(2, 6, None),)
+    """
+    for index in itertools.product(*touched_chunks(region, chunks)):
+        part = tuple(
+            slice(max(i * chunk, whole.start), min((i + 1) * chunk, whole.stop))
+            for i, chunk, whole in zip(index, chunks, region, strict=True)
+        )
+        place = tuple(
+            slice(inner.start - whole.start, inner.stop - whole.start)
+            for inner, whole in zip(part, region, strict=True)
+        )
+        yield index, part, place
 
 
 class Volume(Protocol):

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from streamloss.volume import Region
+from streamloss.volume import Region, touched_chunks
 
 
 def read_bytes(
@@ -22,10 +22,7 @@ def read_bytes(
     """
     from zarr.codecs import ShardingCodec
 
-    touched: int = math.prod(
-        -(-extent.stop // chunk) - extent.start // chunk
-        for extent, chunk in zip(region, chunks, strict=True)
-    )
+    touched = math.prod(map(len, touched_chunks(region, chunks)))
     in_flight = min(touched, concurrency)
     decoded = math.prod(chunks) * itemsize
     names = {

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamloss.errors import InvalidInputError, ReadError
-from streamloss.volume import Region, StoredChunks
+from streamloss.errors import InvalidInputError
+from streamloss.stored_volume import refuse_levels, region_error
+from streamloss.volume import Region, StoredChunks, touched_chunks
 
 READERS = ()
 PRIORITY = -1
@@ -62,8 +63,7 @@ def open(source: Any, *, level: int, reader: str) -> "ArrayVolume":  # noqa: A00
             "expected a known shape and a NumPy type"
         ) from error
     name = f"{kind} {shape} {dtype}"
-    if level != 0:
-        raise InvalidInputError(f"{name!r} has no resolution levels, so no level {level}")
+    refuse_levels(name, level)
     if isinstance(source, np.ma.MaskedArray):
         raise InvalidInputError(
             f"{name!r} is a masked array, whose mask would be ignored; "
@@ -137,9 +137,7 @@ class ArrayVolume:
         try:
             out[...] = np.asarray(self.source[region])
         except Exception as error:
-            box = ", ".join(f"{extent.start}:{extent.stop}" for extent in region)
-            cause = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ReadError(f"cannot read region [{box}] of {self.name!r}: {cause}") from error
+            raise region_error(self.name, region, error) from error
 
     def decode_bytes(self, region: Region) -> int:
         """
@@ -153,8 +151,8 @@ class ArrayVolume:
             return 0
         voxels = math.prod(extent.stop - extent.start for extent in region)
         covered = math.prod(
-            (-(-extent.stop // chunk) - extent.start // chunk) * chunk
-            for extent, chunk in zip(region, self.chunks, strict=True)
+            len(touched) * chunk
+            for touched, chunk in zip(touched_chunks(region, self.chunks), self.chunks, strict=True)
         )
         return int((voxels + 2 * covered) * self.dtype.itemsize + 2**20)
 

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamloss.errors import InvalidInputError, ReadError
+from streamloss.errors import InvalidInputError, ReadError, cause_of, message_of
 from streamloss.extras import require
 from streamloss.lazy import lazy
 from streamloss.locations import split_at_file
-from streamloss.volume import Region, StoredChunks
+from streamloss.stored_volume import StoredVolume, refuse_levels, region_error
+from streamloss.volume import Region, StoredChunks, chunk_grid, split_at_chunks
 
 READERS = ()
 
@@ -63,20 +64,20 @@ def open(source: Path, *, level: int, reader: str) -> "Hdf5Volume":  # noqa: A00
     """
     h5py = require("h5py", extra="hdf5", what="HDF5")
     name = str(source)
-    if level != 0:
-        raise InvalidInputError(f"{name!r} has no resolution levels, so no level {level}")
+    refuse_levels(name, level)
     file, path = split_at_file(source)
     try:
         opened = h5py.File(file, "r")
     except OSError as error:
-        cause = " ".join(str(error).split())
-        raise InvalidInputError(f"{str(file)!r} cannot be read as HDF5: {cause}") from error
+        message = f"{str(file)!r} cannot be read as HDF5: {message_of(error)}"
+        raise InvalidInputError(message) from error
     with opened:
         path = _find(h5py, opened, file, path)
         dataset = opened[path]
         spacing, unit = _spacing(dataset.attrs, dataset.ndim)
         labels = tuple(dimension.label for dimension in dataset.dims)
         return Hdf5Volume(
+            name=f"{file}/{path}",
             file=file,
             path=path,
             shape=dataset.shape,
@@ -92,7 +93,7 @@ def open(source: Path, *, level: int, reader: str) -> "Hdf5Volume":  # noqa: A00
 
 
 @dataclass(frozen=True, eq=False)
-class Hdf5Volume:
+class Hdf5Volume(StoredVolume):
     """A dataset, read by h5py, which reads one thread after the other."""
 
     file: Path
@@ -100,35 +101,15 @@ class Hdf5Volume:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     chunks: tuple[int, ...]
-    fill_value: Any
-    spacing: tuple[float, ...] | None
-    unit: str | None
-    axes: tuple[str, ...] | None
-    details: dict[str, Any]
     filtered: bool
     """Whether it is stored in chunks, which are decoded as a whole."""
-    affine: None = None
     reader: str = "hdf5"
-    held_bytes: int = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle what to open instead of what is open."""
-        return {name: value for name, value in self.__dict__.items() if name != "dataset"}
-
-    @property
-    def name(self) -> str:
-        """What errors and results call it."""
-        return f"{self.file}/{self.path}"
 
     @lazy
-    def dataset(self) -> Any:
+    def opened(self) -> Any:
         """Open the dataset, without the cache of chunks: each is read once."""
         h5py = require("h5py", extra="hdf5", what="HDF5")
         return h5py.File(self.file, "r", rdcc_nbytes=0)[self.path]
-
-    def view(self, region: Region) -> None:
-        """Return None: nothing is in memory."""
-        return
 
     def read(self, region: Region, out: NDArray[Any]) -> None:
         """
@@ -141,28 +122,20 @@ class Hdf5Volume:
         """
         try:
             if out.flags.c_contiguous:
-                self.dataset.read_direct(out, region)
+                self.opened.read_direct(out, region)
             else:
-                out[...] = self.dataset[region]
+                out[...] = self.opened[region]
         except Exception as error:
             raise self._explain(region, error) from error
 
     def _explain(self, region: Region, error: Exception) -> ReadError:
         """Name the first chunk of `region` that cannot be read."""
-        cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        grid = [
-            range(part.start // chunk, -(-part.stop // chunk))
-            for part, chunk in zip(region, self.chunks, strict=True)
-        ]
-        for index in np.ndindex(*map(len, grid)) if self.filtered else ():
-            place = tuple(steps[i] for steps, i in zip(grid, index, strict=True))
+        for index, box, _ in split_at_chunks(region, self.chunks) if self.filtered else ():
             try:
-                corner = zip(place, self.chunks, strict=True)
-                self.dataset[tuple(slice(i * size, (i + 1) * size) for i, size in corner)]
+                self.opened[box]
             except Exception:
-                return ReadError(f"cannot read chunk {place} of {self.name!r}: {cause}")
-        where = ", ".join(f"{part.start}:{part.stop}" for part in region)
-        return ReadError(f"cannot read region [{where}] of {self.name!r}: {cause}")
+                return ReadError(f"cannot read chunk {index} of {self.name!r}: {cause_of(error)}")
+        return region_error(self.name, region, error)
 
     def decode_bytes(self, region: Region) -> int:
         """
@@ -181,16 +154,13 @@ class Hdf5Volume:
         """Which chunks are stored; None for a dataset that is one piece."""
         if not self.filtered:
             return None
-        grid = np.zeros(
-            [-(-size // chunk) for size, chunk in zip(self.shape, self.chunks, strict=True)],
-            np.bool_,
-        )
+        grid = np.zeros(chunk_grid(self.shape, self.chunks), np.bool_)
 
         def note(chunk: Any) -> None:
             place = zip(chunk.chunk_offset, self.chunks, strict=True)
             grid[tuple(offset // size for offset, size in place)] = True
 
-        self.dataset.id.chunk_iter(note)
+        self.opened.id.chunk_iter(note)
         return StoredChunks(grid, self.chunks)
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from streamloss.affine import Affine
-from streamloss.errors import InvalidInputError
+from streamloss.errors import InvalidInputError, message_of
 from streamloss.extras import require
 from streamloss.raw_volume import RawVolume, open_source
+from streamloss.stored_volume import refuse_levels
 
 READERS = ()
 
@@ -49,13 +50,11 @@ def open(source: Path, *, level: int, reader: str) -> RawVolume:  # noqa: A001
     """
     nibabel = require("nibabel", extra="nifti", what="NIfTI")
     name = str(source)
-    if level != 0:
-        raise InvalidInputError(f"{name!r} has no resolution levels, so no level {level}")
+    refuse_levels(name, level)
     try:
         image = nibabel.load(source)
     except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, zlib.error) as error:
-        cause = " ".join(str(error).split())
-        raise InvalidInputError(f"{name!r} cannot be read as NIfTI: {cause}") from error
+        raise InvalidInputError(f"{name!r} cannot be read as NIfTI: {message_of(error)}") from error
     header, stored = image.header, image.dataobj
     # Axes of extent 1 after the third stand for nothing.
     listed = tuple(map(int, stored.shape))

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from streamloss.errors import InvalidInputError
+from streamloss.errors import InvalidInputError, message_of
 from streamloss.raw_volume import RawVolume, open_source
+from streamloss.stored_volume import refuse_levels
 
 READERS = ()
 
@@ -36,15 +37,13 @@ def open(source: Path, *, level: int, reader: str) -> RawVolume:  # noqa: A001
         If the file is no .npy file, is cut short, holds Python objects, or has no such level.
     """
     name = str(source)
-    if level != 0:
-        raise InvalidInputError(f"{name!r} has no resolution levels, so no level {level}")
+    refuse_levels(name, level)
     try:
         # Mapping the file checks the header and the file's size; its voxels are read otherwise,
         # since mapped memory counts as the process's and a lost disk ends the process.
         mapped = np.lib.format.open_memmap(source, mode="r")
     except (ValueError, EOFError, SyntaxError) as error:
-        cause = " ".join(str(error).split())
-        raise InvalidInputError(f"{name!r} cannot be read as .npy: {cause}") from error
+        raise InvalidInputError(f"{name!r} cannot be read as .npy: {message_of(error)}") from error
     dtype, axes = mapped.dtype, tuple(range(mapped.ndim))
     fortran = mapped.flags.f_contiguous and not mapped.flags.c_contiguous
     nbytes = math.prod(mapped.shape) * dtype.itemsize

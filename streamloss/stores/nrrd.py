@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from streamloss.affine import Affine, as_ras
-from streamloss.errors import InvalidInputError
+from streamloss.errors import InvalidInputError, message_of
 from streamloss.extras import require
 from streamloss.raw_volume import RawVolume, open_source
+from streamloss.stored_volume import refuse_levels
 
 READERS = ()
 
@@ -67,15 +68,13 @@ def open(source: Path, *, level: int, reader: str) -> RawVolume:  # noqa: A001
     """
     nrrd = require("nrrd", extra="nrrd", what="NRRD")
     name = str(source)
-    if level != 0:
-        raise InvalidInputError(f"{name!r} has no resolution levels, so no level {level}")
+    refuse_levels(name, level)
     try:
         with source.open("rb") as file:
             header = nrrd.read_header(file)
             start = file.tell()
     except (nrrd.NRRDError, OSError, ValueError, StopIteration) as error:
-        cause = " ".join(str(error).split())
-        raise InvalidInputError(f"{name!r} cannot be read as NRRD: {cause}") from error
+        raise InvalidInputError(f"{name!r} cannot be read as NRRD: {message_of(error)}") from error
     lacking = [field for field in _REQUIRED if field not in header]
     if lacking:
         raise InvalidInputError(f"{name!r} is no NRRD image: its header lacks {lacking[0]}")

@@ -5,7 +5,6 @@ Axes are in the order of zarr-python, slowest first: (z, y, x), or (channel, z, 
 """
 
 import importlib
-import itertools
 import json
 import math
 import os
@@ -21,11 +20,11 @@ from urllib.request import url2pathname
 import numpy as np
 from numpy.typing import NDArray
 
-from streamloss.affine import Affine
-from streamloss.errors import InvalidInputError, ReadError
+from streamloss.errors import InvalidInputError, ReadError, cause_of
 from streamloss.lazy import lazy
+from streamloss.stored_volume import StoredVolume
 from streamloss.stores import zarr as zarr_store
-from streamloss.volume import Region, StoredChunks, Volume
+from streamloss.volume import Region, StoredChunks, Volume, split_at_chunks, touched_chunks
 
 READERS = ("tensorstore",)
 PRIORITY = -2
@@ -107,44 +106,28 @@ def open(source: Any, *, level: int, reader: str) -> "TensorStoreVolume":  # noq
     except InvalidInputError:
         raise
     except Exception as error:
-        message = f"{name!r} cannot be opened by TensorStore: {_cause(error)}"
+        message = f"{name!r} cannot be opened by TensorStore: {cause_of(error)}"
         raise InvalidInputError(message) from error
     return _volume(store, volume.name, volume.details, facts=volume)
 
 
 @dataclass(frozen=True, eq=False)
-class TensorStoreVolume:
+class TensorStoreVolume(StoredVolume):
     """An array whose voxels are read by TensorStore."""
 
     spec: dict[str, Any]
     """What TensorStore opens, with axes in the order of this volume."""
-    name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     chunks: tuple[int, ...]
-    fill_value: Any
-    spacing: tuple[float, ...] | None
-    unit: str | None
-    axes: tuple[str, ...] | None
-    details: dict[str, Any]
     facts: Volume | None
     """The same array as another format sees it, which knows its keys; None if none does."""
-    affine: Affine | None = None
     reader: str = "tensorstore"
-    held_bytes: int = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle what to open instead of what is open."""
-        return {name: value for name, value in self.__dict__.items() if name != "store"}
 
     @lazy
-    def store(self) -> Any:
+    def opened(self) -> Any:
         """Open what `spec` names, as a `tensorstore.TensorStore`."""
         return _import().open(self.spec, read=True, context=_context()).result()
-
-    def view(self, region: Region) -> None:
-        """Return None: nothing is in memory."""
-        return
 
     def read(self, region: Region, out: NDArray[Any]) -> None:
         """
@@ -157,24 +140,12 @@ class TensorStoreVolume:
         """
         ts = _import()
         pending: deque[tuple[tuple[int, ...], Any]] = deque()
-        grid = [
-            range(part.start // chunk, -(-part.stop // chunk))
-            for part, chunk in zip(region, self.chunks, strict=True)
-        ]
         try:
-            for index in itertools.product(*grid):
-                box = tuple(
-                    slice(max(i * chunk, part.start), min((i + 1) * chunk, part.stop))
-                    for i, chunk, part in zip(index, self.chunks, region, strict=True)
-                )
-                place = tuple(
-                    slice(inner.start - part.start, inner.stop - part.start)
-                    for inner, part in zip(box, region, strict=True)
-                )
+            for index, box, place in split_at_chunks(region, self.chunks):
                 if len(pending) == _IN_FLIGHT:
                     self._finish(*pending.popleft())
                 # Decodes into `out`; `read` would return a new array.
-                pending.append((index, ts.array(out[place]).write(self.store[box]).commit))
+                pending.append((index, ts.array(out[place]).write(self.opened[box]).commit))
             while pending:
                 self._finish(*pending.popleft())
         finally:
@@ -187,7 +158,7 @@ class TensorStoreVolume:
             future.result()
         except Exception as error:
             raise ReadError(
-                f"cannot read chunk {index} of {self.name!r}: {_cause(error)}"
+                f"cannot read chunk {index} of {self.name!r}: {cause_of(error)}"
             ) from error
 
     def decode_bytes(self, region: Region) -> int:
@@ -196,10 +167,7 @@ class TensorStoreVolume:
 
         Each chunk in flight is held as stored, decoded, and between two codecs.
         """
-        touched = math.prod(
-            -(-part.stop // chunk) - part.start // chunk
-            for part, chunk in zip(region, self.chunks, strict=True)
-        )
+        touched = math.prod(map(len, touched_chunks(region, self.chunks)))
         decoded = math.prod(self.chunks) * self.dtype.itemsize
         stored = decoded + decoded // 64 + 4096
         return int(min(touched, _IN_FLIGHT) * (stored + 2 * decoded) + 2**20)
@@ -377,8 +345,3 @@ def _import() -> Any:
             'N5, precomputed and reader="tensorstore" need a package that is not installed: '
             'pip install "streamloss[tensorstore]"'
         ) from error
-
-
-def _cause(error: Exception) -> str:
-    """Say in one line what went wrong."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

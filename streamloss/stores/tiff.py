@@ -4,7 +4,6 @@ The axes of channels come first, then time, then those of space. Segments, which
 tiles, are decoded one by one, and only those that are asked for.
 """
 
-import itertools
 import math
 import xml.etree.ElementTree
 from dataclasses import dataclass
@@ -14,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamloss.errors import InvalidInputError, ReadError
+from streamloss.errors import InvalidInputError, ReadError, cause_of, message_of
 from streamloss.extras import require
 from streamloss.lazy import lazy
 from streamloss.raw_volume import RawVolume, open_source
-from streamloss.volume import Region, Volume
+from streamloss.stored_volume import StoredVolume
+from streamloss.volume import Region, Volume, chunk_grid, split_at_chunks
 
 READERS = ()
 
@@ -68,8 +68,7 @@ def open(source: Path, *, level: int, reader: str) -> Volume:  # noqa: A001
     try:
         file = tifffile.TiffFile(source)
     except (tifffile.TiffFileError, OSError, ValueError) as error:
-        cause = " ".join(str(error).split())
-        raise InvalidInputError(f"{name!r} cannot be read as TIFF: {cause}") from error
+        raise InvalidInputError(f"{name!r} cannot be read as TIFF: {message_of(error)}") from error
     with file:
         levels = file.series[0].levels
         if not 0 <= level < len(levels):
@@ -131,7 +130,7 @@ def open(source: Path, *, level: int, reader: str) -> Volume:  # noqa: A001
 
 
 @dataclass(frozen=True, eq=False)
-class TiffVolume:
+class TiffVolume(StoredVolume):
     """An image whose strips or tiles are decoded one by one.
 
     Attributes
@@ -146,25 +145,12 @@ class TiffVolume:
 
     path: Path
     level: int
-    name: str
     stored_shape: tuple[int, ...]
     dtype: np.dtype[Any]
     order: tuple[int, ...]
     page_axes: str
     segment: tuple[int, ...]
-    axes: tuple[str, ...] | None
-    spacing: tuple[float, ...] | None
-    unit: str | None
-    details: dict[str, Any]
-    affine: None = None
-    fill_value: None = None
-    stored_chunks: None = None
     reader: str = "tiff"
-    held_bytes: int = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Pickle what to open instead of what was read from it."""
-        return {name: value for name, value in self.__dict__.items() if name != "_pages"}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -178,7 +164,7 @@ class TiffVolume:
         return tuple(stored[axis] for axis in self.order)
 
     @lazy
-    def _pages(self) -> "_Pages":
+    def opened(self) -> "_Pages":
         """Read where the segments are and how they are decoded."""
         import tifffile
 
@@ -191,14 +177,8 @@ class TiffVolume:
                 else (Path(part.parent.filehandle.path), part.dataoffsets, part.databytecounts)
                 for part in series.pages
             ]
-            counts = tuple(
-                -(-size // extent) for size, extent in zip(page.shape, self.segment, strict=True)
-            )
+            counts = chunk_grid(page.shape, self.segment)
             return _Pages(page.decode, page.jpegtables, page.nodata, segments, counts)
-
-    def view(self, region: Region) -> None:
-        """Return None: nothing is in memory."""
-        return
 
     def read(self, region: Region, out: NDArray[Any]) -> None:
         """
@@ -219,27 +199,22 @@ class TiffVolume:
             self._read_page(number, tuple(box[outer:]), target[index])
 
     def _read_page(self, number: int, box: Region, target: NDArray[Any]) -> None:
-        pages = self._pages
+        pages = self.opened
         located = pages.segments[number]
         if located is None:
             target[...] = pages.nodata
             return
         path, offsets, sizes = located
-        grid = [
-            range(part.start // extent, -(-part.stop // extent))
-            for part, extent in zip(box, self.segment, strict=True)
-        ]
         with path.open("rb", buffering=0) as file:
-            for place in itertools.product(*grid):
+            for place, piece, where in split_at_chunks(box, self.segment):
                 segment = int(np.ravel_multi_index(place, pages.counts))
-                inner, where = [], []
-                for part, extent, i in zip(box, self.segment, place, strict=True):
-                    start, stop = max(part.start, i * extent), min(part.stop, (i + 1) * extent)
-                    inner.append(slice(start - i * extent, stop - i * extent))
-                    where.append(slice(start - part.start, stop - part.start))
+                inner = tuple(
+                    slice(part.start - i * extent, part.stop - i * extent)
+                    for part, i, extent in zip(piece, place, self.segment, strict=True)
+                )
                 try:
                     if sizes[segment] == 0:
-                        target[tuple(where)] = pages.nodata
+                        target[where] = pages.nodata
                         continue
                     file.seek(offsets[segment])
                     stored = file.read(sizes[segment])
@@ -247,12 +222,11 @@ class TiffVolume:
                         raise EOFError("the file is cut short")
                     decoded, _, shape = pages.decode(stored, segment, jpegtables=pages.jpegtables)
                     extents = [1 if at is None else shape[at] for at in _PAGES[self.page_axes]]
-                    target[tuple(where)] = decoded.reshape(extents)[tuple(inner)]
+                    target[where] = decoded.reshape(extents)[inner]
                 except Exception as error:
-                    cause = f"{type(error).__name__}: {' '.join(str(error).split())}"
                     raise ReadError(
                         f"cannot read segment {place} of page {number} of {self.name!r}: "
-                        f"{cause.rstrip(': ')}"
+                        f"{cause_of(error)}"
                     ) from error
 
     def decode_bytes(self, region: Region) -> int:
@@ -292,8 +266,7 @@ def _refuse_unknown_codec(page: Any, name: str) -> None:
     try:
         page.decode(None, 0)
     except (ValueError, NotImplementedError) as error:
-        cause = " ".join(str(error).split())
-        raise InvalidInputError(f"{name!r} cannot be decoded: {cause}") from error
+        raise InvalidInputError(f"{name!r} cannot be decoded: {message_of(error)}") from error
 
 
 def _sizes(file: Any, finest: Any, series: Any) -> tuple[dict[str, float], str | None]:

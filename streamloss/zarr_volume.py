@@ -1,0 +1,296 @@
+"""The volume that a Zarr array is, and what its image says about it.
+
+Voxels are read by `direct` where it knows the store and the codecs, else by zarr-python.
+Which array a path, URL or group stands for is found in `stores.zarr`.
+"""
+
+import math
+import os
+import posixpath
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamloss.affine import Affine, read_affine
+from streamloss.direct import DirectReader
+from streamloss.errors import ReadError, cause_of
+from streamloss.ome import Level, read_levels
+from streamloss.stored_volume import region_error
+from streamloss.volume import Region, StoredChunks, chunk_grid, split_at_chunks
+from streamloss.zarr_memory import read_bytes
+
+if TYPE_CHECKING:
+    import zarr
+
+METADATA = ("zarr.json", ".zarray", ".zgroup")
+"""Names of the objects that tell of an array or group."""
+
+
+@dataclass(frozen=True, eq=False)
+class ZarrVolume:
+    """A Zarr array, read file by file where that is known, else by zarr-python."""
+
+    array: "zarr.Array[Any]"
+    name: str
+    level: Level | None
+    """What the OME metadata of the image say about this array."""
+    image: "zarr.Group | None"
+    """The OME image that holds this array."""
+    direct: DirectReader | None = None
+    """Reads the files; zarr-python does where it is None."""
+    held_bytes: int = 0
+
+    @property
+    def reader(self) -> str:
+        """What reads the voxels."""
+        return "zarr" if self.direct is None else "direct"
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Extent in voxels along each axis."""
+        return self.array.shape
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type, in the machine's byte order."""
+        return np.dtype(self.array.dtype).newbyteorder("=")
+
+    @property
+    def chunks(self) -> tuple[int, ...]:
+        """Extent of the smallest box that is decoded as a whole; the inner chunk of a shard."""
+        return self.array.chunks
+
+    @property
+    def fill_value(self) -> Any:
+        """What a chunk that is not stored reads as; zero if a v2 array leaves it undefined."""
+        return self.dtype.type(0 if self.array.fill_value is None else self.array.fill_value)
+
+    @property
+    def axes(self) -> tuple[str, ...] | None:
+        """Axis names of the image, else `dimension_names` (v3) or `_ARRAY_DIMENSIONS` (v2)."""
+        if self.level is not None and self.level.axes is not None:
+            names: Any = self.level.axes
+        else:
+            names = getattr(self.array.metadata, "dimension_names", None)
+            names = names or self.array.attrs.get("_ARRAY_DIMENSIONS")
+        if not isinstance(names, list | tuple) or len(names) != self.array.ndim:
+            return None
+        return tuple(names) if all(isinstance(name, str) for name in names) else None
+
+    @property
+    def spacing(self) -> tuple[float, ...] | None:
+        """Voxel size of the image level, else the array's attribute `spacing`."""
+        if self._noted.get("spacing", ...) is None:
+            return None
+        if self.level is not None and self.level.spacing is not None:
+            spacing: Any = self.level.spacing
+        else:
+            spacing = self.array.attrs.get("spacing")
+        if not isinstance(spacing, list | tuple) or len(spacing) != self.array.ndim:
+            return None
+        if not all(isinstance(size, int | float) and 0 < size < math.inf for size in spacing):
+            return None
+        return tuple(float(size) for size in spacing)
+
+    @property
+    def unit(self) -> str | None:
+        """Unit of the image's spatial axes."""
+        return None if self.level is None or self.spacing is None else self.level.unit
+
+    @property
+    def affine(self) -> Affine | None:
+        """Where a converted file said that its voxels lie."""
+        return read_affine(self._noted)
+
+    @cached_property
+    def _noted(self) -> Mapping[str, Any]:
+        """What `streamloss convert` noted of the file, beside what OME-Zarr has a place for."""
+        attributes = {} if self.image is None else self.image.attrs
+        noted = attributes.get("streamloss")
+        # A level that someone else added to the image has another spacing and place.
+        if isinstance(noted, Mapping) and read_levels(attributes)[0] == self.level:
+            return noted
+        return {}
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """Further facts for `inspect`; reads the metadata of an image's other levels."""
+        metadata = self.array.metadata
+        if metadata.zarr_format == 2:
+            codecs = [codec.get_config() for codec in metadata.filters or ()]
+            codecs += [metadata.compressor.get_config()] if metadata.compressor else []
+        else:
+            codecs = [codec.to_dict() for codec in metadata.codecs]
+        facts: dict[str, Any] = {
+            "format": f"Zarr v{metadata.zarr_format}",
+            "codecs": [_readable(codec) for codec in codecs],
+            "shards": self.array.shards,
+            "order": self.array.order,
+            "fill_value": self.fill_value.item(),
+        }
+        if self.image is not None and self.level is not None:
+            levels = read_levels(self.image.attrs)
+            facts["level"] = levels.index(self.level)
+            facts["levels"] = level_shapes(self.image, levels)
+        return facts
+
+    def view(self, region: Region) -> None:
+        """Return None: nothing is in memory."""
+        return
+
+    def read(self, region: Region, out: NDArray[Any]) -> None:
+        """
+        Fill `out` with the voxels of `region`; may be called by several threads at once.
+
+        Raises
+        ------
+        ReadError
+            If a chunk cannot be read or decoded. zarr-python may still be writing other
+            chunks of the region into `out` then.
+        """
+        if self.direct is not None:
+            self.direct.read(region, out)
+            return
+        from zarr.buffer.cpu import NDBuffer
+
+        try:
+            self.array.get_basic_selection(region, out=NDBuffer.from_numpy_array(out))
+        except Exception as error:
+            raise self._explain(region, error) from error
+
+    def _explain(self, region: Region, error: Exception) -> ReadError:
+        """Find the first chunk of `region` that cannot be read by reading one at a time."""
+        for index, box, _ in split_at_chunks(region, self.chunks):
+            try:
+                self.array.get_basic_selection(box)
+            except Exception as cause:
+                outer = self.array.shards or self.chunks
+                key = self.array.metadata.encode_chunk_key(
+                    tuple(extent.start // size for extent, size in zip(box, outer, strict=True))
+                )
+                return ReadError(
+                    f"cannot read chunk {index} of {self.name!r}, stored under {key!r}: "
+                    f"{cause_of(cause)}"
+                )
+        return region_error(self.name, region, error)
+
+    def decode_bytes(self, region: Region) -> int:
+        """Bound the bytes a `read` of `region` holds beyond `out`."""
+        if self.direct is not None:
+            return self.direct.decode_bytes(region)
+        import zarr
+
+        metadata = self.array.metadata
+        codecs = (
+            [*(metadata.filters or ()), metadata.compressor]
+            if metadata.zarr_format == 2
+            else list(metadata.codecs)
+        )
+        # A v2 filter may store a wider type than the one it decodes to.
+        itemsize = 8 if metadata.zarr_format == 2 and metadata.filters else self.dtype.itemsize
+        return read_bytes(
+            codecs,
+            region,
+            self.array.shards or self.chunks,
+            itemsize,
+            zarr.config.get("async.concurrency") * zarr.config.get("codec_pipeline.batch_size"),
+        )
+
+    @cached_property
+    def stored_chunks(self) -> StoredChunks | None:
+        """What is stored, chunks or the shards of a sharded array, keys listed once."""
+        if self.direct is not None:
+            return StoredChunks(self.direct.stored(), self.direct.object_shape)
+        outer = self.array.shards or self.chunks
+        grid = np.zeros(chunk_grid(self.shape, outer), np.bool_)
+        encode = self.array.metadata.encode_chunk_key
+        listed = False
+        try:
+            for key in _keys(self.array):
+                listed |= key in METADATA
+                # Rather than to parse each key encoding, guess the index and encode it.
+                index = tuple(map(int, re.findall(r"[0-9]+", key)))[: grid.ndim]
+                if len(index) == grid.ndim and all(map(int.__lt__, index, grid.shape)):
+                    grid[index] |= encode(index) == key
+        except (OSError, NotImplementedError):
+            return None
+        # A store that does not list the array's own metadata cannot list its chunks either.
+        return StoredChunks(grid, outer) if listed else None
+
+    def stored_objects(self) -> Iterator[tuple[str, int, str]]:
+        """Yield name, size and version of each object of an array in a bucket, none of others."""
+        from zarr.storage import ObjectStore
+
+        if isinstance(self.array.store, ObjectStore):
+            import obstore
+
+            # A folder's prefix ends with its name, as S3 has no folders.
+            for page in obstore.list(self.array.store.store, prefix=f"{self.array.path}/"):
+                for entry in page:
+                    version = entry["e_tag"] or str(entry["last_modified"])
+                    yield entry["path"], entry["size"], version
+
+
+def member(group: "zarr.Group", path: str) -> Any:
+    """Return the node at a path within a group, or None if there is none."""
+    try:
+        return group[posixpath.normpath(path)]
+    except (KeyError, OSError):
+        return None
+
+
+def level_shapes(image: "zarr.Group", levels: tuple[Level, ...]) -> list[dict[str, Any]]:
+    """List the path, shape (None if the array is missing) and spacing of each level."""
+    return [
+        {
+            "path": level.path,
+            "shape": getattr(member(image, level.path), "shape", None),
+            "spacing": level.spacing,
+        }
+        for level in levels
+    ]
+
+
+def _keys(array: "zarr.Array[Any]") -> Iterator[str]:
+    """Yield the keys below an array, relative to it."""
+    from zarr.core.sync import collect_aiterator
+    from zarr.storage import LocalStore
+
+    if isinstance(array.store, LocalStore):
+        root = array.store.root / array.path
+        # LocalStore.list_prefix asks for the status of each file.
+        for folder, _, files in os.walk(root, onerror=_raise):
+            prefix = Path(folder).relative_to(root).as_posix()
+            yield from files if prefix == "." else (f"{prefix}/{file}" for file in files)
+        return
+    if not array.store.supports_listing:
+        raise NotImplementedError
+    prefix = f"{array.path}/" if array.path else ""
+    for key in collect_aiterator(array.store.list_prefix(prefix)):
+        yield key.removeprefix(prefix)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _readable(value: Any) -> str:
+    """Write a codec's configuration as `name(key=value, …)`."""
+    if isinstance(value, dict):
+        name = value.get("name", value.get("id"))
+        settings = value.get("configuration", value) or {}
+        shown = ", ".join(
+            f"{key}={_readable(setting)}"
+            for key, setting in settings.items()
+            if key not in ("id", "name", "index_codecs")
+        )
+        return f"{name}({shown})" if shown else f"{name}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_readable, value))}]"
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
