@@ -24,7 +24,7 @@ from streamloss.chunk_files import (
     read_files,
     read_parts,
 )
-from streamloss.errors import ReadError
+from streamloss.errors import ReadError, cause_of, message_of
 from streamloss.volume import Region
 from streamloss.zarr_codecs import Bytes, largest_stored, undo_crc32c
 from streamloss.zarr_layout import Layout, Shards, layout_of, mark_stored
@@ -409,6 +409,5 @@ def _split(start: int, stop: int, extent: int) -> list[tuple[int, slice, slice]]
 
 
 def _cause(error: Exception) -> str:
-    """Say in one line what went wrong."""
-    text = " ".join(str(error).split())
-    return text if type(error) is ValueError else f"{type(error).__name__}: {text}".rstrip(": ")
+    """Say in one line what went wrong; what this module finds wrong needs no type."""
+    return message_of(error) if type(error) is ValueError else cause_of(error)

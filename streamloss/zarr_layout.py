@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamloss.volume import chunk_grid
 from streamloss.zarr_codecs import (
     FILTERS,
     Chain,
@@ -77,7 +78,7 @@ class Layout:
     @property
     def grid(self) -> tuple[int, ...]:
         """Number of objects (shards, or chunks of an array without shards) along each axis."""
-        return _grid(self.shape, self.objects)
+        return chunk_grid(self.shape, self.objects)
 
     def key(self, index: tuple[int, ...]) -> str:
         """Return where an object is stored, below the array's folder."""
@@ -115,7 +116,7 @@ def layout_of(array: "zarr.Array[Any]", name: str | None = None) -> Layout | Non
     except (NotCoveredError, KeyError):
         # Metadata of a later version may lack a key that was always there.
         return None
-    if math.prod(_grid(array.shape, objects)) > _MAX_OBJECTS:
+    if math.prod(chunk_grid(array.shape, objects)) > _MAX_OBJECTS:
         return None
     native = dtype.newbyteorder("=")
     fill_value = array.metadata.fill_value
@@ -204,14 +205,10 @@ def _parse_v3(metadata: dict[str, Any], dtype: np.dtype[Any]) -> tuple[Any, ...]
     if names not in (["bytes"], ["bytes", "crc32c"]):
         raise NotCoveredError
     shards = Shards(
-        grid=_grid(objects, chunks),
+        grid=chunk_grid(objects, chunks),
         entry=">u8" if endian_of(sharding["index_codecs"][0]) == "big" else "<u8",
         checksum="crc32c" in names,
         at_end=sharding.get("index_location", "end") == "end",
     )
     chain = parse_codecs(list(sharding["codecs"]), dtype, chunks)
     return objects, chunks, prefix, separator, chain, shards
-
-
-def _grid(shape: tuple[int, ...], extents: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(-(-size // extent) for size, extent in zip(shape, extents, strict=True))
