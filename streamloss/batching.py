@@ -20,7 +20,7 @@ from streamloss.lanes import Helpers, Outcome, run_case, run_lanes
 from streamloss.locations import is_url
 from streamloss.options import KEYWORDS, check_keywords, parse_metrics
 from streamloss.prepare import FIXED_BYTES, parse_bytes
-from streamloss.statistic import parameters
+from streamloss.registry import parameters
 from streamloss.stores import open_volume
 from streamloss.study import CASES, SavedCase, Study, Summary, result_paths, saved_cases
 

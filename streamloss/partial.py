@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from streamloss.class_table import MAX_CLASSES
 from streamloss.errors import InvalidInputError
 from streamloss.lazy import lazy
+from streamloss.registry import needed
 from streamloss.slab import Fault, Slab, UnknownLabelsError, Window, encode
-from streamloss.statistic import State, Statistic, needed
+from streamloss.statistic import State, Statistic
 from streamloss.tally import add_to_tally, empty_tally, slabs_by_digit
 from streamloss.task import Classes, Structure, Task
 

@@ -14,8 +14,8 @@ from streamloss.errors import InvalidInputError, MemoryLimitError
 from streamloss.executors import available_workers
 from streamloss.options import ArrayFacts, settle
 from streamloss.partial import SLAB_BYTES, Block, Partial, state_bytes
+from streamloss.registry import needed
 from streamloss.scan import Job, reads_ahead
-from streamloss.statistic import needed
 from streamloss.stores import open_volume
 from streamloss.task import Task
 from streamloss.volume import Region, Volume

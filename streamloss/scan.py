@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from streamloss.blocks import Plan, widen
 from streamloss.partial import Block, Partial
-from streamloss.statistic import needed
+from streamloss.registry import needed
 from streamloss.task import Classes, Task
 from streamloss.volume import Region, Volume
 

@@ -29,6 +29,7 @@ ORDER = [
     "averages",
     "losses",
     "metrics",
+    "registry",
     "class_table",
     "structures",
     "options",
