@@ -13,8 +13,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from streamloss.partial import Block, Partial
-from streamloss.slab import Slab, encode
+from streamloss.encoding import encode
+from streamloss.partial import Partial
+from streamloss.raw_block import Block
+from streamloss.slab import Slab
 from streamloss.statistic import discover
 from streamloss.task import Classes, Task
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import streamloss as sl
-from streamloss.partial import Block, Partial
+from streamloss.partial import Partial
+from streamloss.raw_block import Block
 from streamloss.registry import definitions, needed
 from streamloss.statistic import discover
 from tests.strategies import LAYOUTS, cases, chunk_grids, splits
