@@ -70,6 +70,7 @@ ORDER = [
     "study",
     "exports",
     "comparison",
+    "batch_folder",
     "batching",
     "",
     "demo",
