@@ -1,7 +1,7 @@
 """From label values to class codes: by a table for small integers, by search for large ones.
 
-Which labels are classes is told by the class table; what becomes of a label that is of none
-is not decided here.
+Which labels are classes is told by the class table; a label without a class gets a code that
+is of none, and whether that is a fault is not known here.
 """
 
 from collections.abc import Callable
