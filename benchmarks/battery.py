@@ -24,8 +24,8 @@ from benchmarks.compare import Contestant, Worker
 from benchmarks.data import Pair, build
 from benchmarks.profile import SLAB, _part, _time
 from streamloss.prepare import prepare
+from streamloss.registry import definitions, metric_names, needed
 from streamloss.slab import Slab
-from streamloss.statistic import definitions, metric_names, needed
 
 AREAS = ("auroc", "average_precision", "expected_calibration_error")
 BATTERY = tuple(

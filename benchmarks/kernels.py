@@ -14,8 +14,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 from benchmarks import logarithms
-from streamloss.partial import Block, Partial
-from streamloss.slab import Slab, encode
+from streamloss.encoding import encode
+from streamloss.partial import Partial
+from streamloss.raw_block import Block
+from streamloss.slab import Slab
 from streamloss.statistic import discover
 from streamloss.task import Classes, Task
 

@@ -21,8 +21,9 @@ import streamloss
 from benchmarks import floor
 from benchmarks.data import Pair, build
 from benchmarks.ours import LOSSES
-from streamloss.partial import Block, Partial
+from streamloss.partial import Partial
 from streamloss.prepare import prepare
+from streamloss.raw_block import Block
 
 # Voxels that kernels are measured on: a part of the volume, about as large as a slab.
 SLAB = 2**19

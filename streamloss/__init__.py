@@ -69,7 +69,7 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(f"streamloss.{_LAZY[name]}"), name)
     # A submodule that is being imported must not import the registry on its way.
     if not name.startswith("_") and find_spec(f"streamloss.{name}") is None:
-        from streamloss.statistic import metric_names
+        from streamloss.registry import metric_names
 
         if name in metric_names():
             return _one_liner(name)
@@ -77,7 +77,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    from streamloss.statistic import metric_names
+    from streamloss.registry import metric_names
 
     return sorted([*__all__, *metric_names()])
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from streamloss.errors import InvalidInputError
 from streamloss.faults import raise_faults
 from streamloss.options import ArrayFacts, check_keywords, parse_metrics, settle
-from streamloss.partial import Block, Partial
+from streamloss.partial import Partial
+from streamloss.raw_block import Block
 from streamloss.result import Result
 from streamloss.scoring import build_result
 from streamloss.state import load_sum, save_sum

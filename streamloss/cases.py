@@ -1,7 +1,6 @@
-"""Which cases a batch has: matched from folders or read from a manifest, and their fingerprints.
+"""Which cases a batch has: matched from folders or read from a manifest.
 
-A case names its volumes by path or URL. Nothing is opened as a volume here; a fingerprint
-lists files, with sizes and times, and reads none of them.
+A case names its volumes by path or URL. Nothing is opened as a volume here.
 """
 
 import csv

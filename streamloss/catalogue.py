@@ -8,7 +8,8 @@ import math
 from collections.abc import Iterable
 
 from streamloss.docstrings import example
-from streamloss.statistic import INVARIANCES, Metric, definitions, metric_names
+from streamloss.registry import definitions, metric_names
+from streamloss.statistic import INVARIANCES, Metric
 
 _HEAD = """\
 # Metric catalogue

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from streamloss.options import ArrayFacts, settle
-from streamloss.statistic import definitions, needed
+from streamloss.registry import definitions, needed
 from streamloss.task import Kind
 
 # `help` indents by four, on terminals of 80 columns.

@@ -6,8 +6,8 @@ import numpy as np
 
 from streamloss.errors import InvalidInputError
 from streamloss.partial import Partial
+from streamloss.registry import definitions
 from streamloss.slab import NEGATIVE, NO_CLASS, OUTSIDE_UNIT, Fault
-from streamloss.statistic import definitions
 from streamloss.task import Task
 
 

@@ -14,14 +14,8 @@ import numpy as np
 
 from streamloss.class_table import is_integer, parse_classes, settle_classes, split_list
 from streamloss.errors import InvalidInputError
-from streamloss.statistic import (
-    Parameter,
-    definitions,
-    discover,
-    metric_names,
-    needed,
-    parameters,
-)
+from streamloss.registry import definitions, metric_names, needed, parameters
+from streamloss.statistic import Parameter, discover
 from streamloss.structures import settle_structures
 from streamloss.task import KINDS, Kind, Task
 

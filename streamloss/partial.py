@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from streamloss.class_table import MAX_CLASSES
 from streamloss.errors import InvalidInputError
 from streamloss.lazy import lazy
-from streamloss.slab import Fault, Slab, UnknownLabelsError, Window, encode
-from streamloss.statistic import State, Statistic, needed
+from streamloss.raw_block import Block
+from streamloss.registry import needed
+from streamloss.slab import Fault, Slab, UnknownLabelsError, Window
+from streamloss.statistic import State, Statistic
 from streamloss.tally import add_to_tally, empty_tally, slabs_by_digit
-from streamloss.task import Classes, Structure, Task
+from streamloss.task import Task
 
 # Kernels run over one slab after another while it is in the second-level cache;
 # larger slabs spread the cost of calling a kernel over more voxels.
@@ -26,54 +28,6 @@ SLAB_BYTES = 2**21
 MAX_WEIGHT = 65535
 """With larger weights the counts of a huge volume might not fit in 64 bits."""
 NO_WEIGHT = f"outside 0 to {MAX_WEIGHT:,}"
-
-
-@dataclass(frozen=True)
-class Block:
-    """A box of raw voxels, with its place in the volume.
-
-    Attributes
-    ----------
-    truth, prediction
-        Raw arrays over the box, (*box) or (C, *box).
-    mask
-        Voxels that are not zero are scored; None scores all.
-    weights
-        How often each voxel counts, an integer from 0 to 65,535; None for once.
-    core
-        Where in the box the voxels are that this block stands for; the rest is halo.
-    origin
-        Coordinate in the volume of the first core voxel.
-    shape
-        Shape of the whole volume, without channels.
-    """
-
-    truth: NDArray[Any]
-    prediction: NDArray[Any]
-    mask: NDArray[Any] | None
-    core: tuple[slice, ...]
-    origin: tuple[int, ...]
-    shape: tuple[int, ...]
-    weights: NDArray[Any] | None = None
-
-    @lazy
-    def core_shape(self) -> tuple[int, ...]:
-        """Extent of the core."""
-        return tuple(part.stop - part.start for part in self.core)
-
-    def flat(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return the core voxels as (n,) or (C, n), contiguous, without a copy if they are."""
-        channels = array.shape[: array.ndim - len(self.core)]
-        if array.shape[len(channels) :] != self.core_shape:
-            index: tuple[Any, ...] = (..., *self.core)
-            array = array[index]
-        return np.ascontiguousarray(array).reshape(*channels, -1)
-
-    def index_in_volume(self, index: int) -> int:
-        """Return where along the flattened volume a flat core index lies."""
-        inner = np.unravel_index(index, self.core_shape)
-        place = tuple(int(i) + o for i, o in zip(inner, self.origin, strict=True))
-        return int(np.ravel_multi_index(place, self.shape))
 
 
 @dataclass
@@ -179,12 +133,7 @@ class Partial:
 
     def _absorb_parts(self, block: Block) -> None:
         """Give each part its share of a block."""
-        keep = np.ones(block.truth.shape[block.truth.ndim - len(block.core) :], np.bool_)
-        if block.mask is not None:
-            keep &= block.mask != 0
-        if self.task.ignore_label is not None:
-            channels = tuple(range(block.truth.ndim - len(block.core)))
-            keep &= (block.truth != self.task.ignore_label).all(axis=channels)
+        keep = block.scored(self.task.ignore_label)
         weights = self._checked_weights(block) if self.task.weighted else None
         if weights is not None:
             keep &= weights > 0
@@ -197,7 +146,7 @@ class Partial:
             self._absorb_by_weight(rest, weights)
         else:
             for index, structure in enumerate(self.task.structures):
-                self.parts[structure.name].absorb(_block_of(rest, index, structure))
+                self.parts[structure.name].absorb(rest.of_structure(index, structure))
 
     def _checked_weights(self, block: Block) -> NDArray[Any]:
         weights = block.weights
@@ -402,11 +351,7 @@ class Partial:
     def _window(self, block: Block) -> Window:
         shape = block.truth.shape
         channels = block.prediction.shape[: block.prediction.ndim - len(shape)]
-        scored = np.ones(shape, np.bool_)
-        if block.mask is not None:
-            scored &= block.mask != 0
-        if self.task.ignore_label is not None:
-            scored &= block.truth != self.task.ignore_label
+        scored = block.scored(self.task.ignore_label)
         arrays = block.truth.reshape(-1), block.prediction.reshape(*channels, -1)
         slab = Slab(*arrays, self.task)
         if self.task.classes.discovered:
@@ -437,24 +382,6 @@ def state_bytes(task: Task) -> int:
         return len(task.structures) * state_bytes(task.of_part())
     table = 8 * MAX_CLASSES**2 if task.classes.discovered else 0
     return table + sum(statistic.state_bytes(task) for statistic in needed(task))
-
-
-def _block_of(block: Block, index: int, structure: Structure) -> Block:
-    """Return the binary problem of one structure in a block of several."""
-    ndim = len(block.core)
-    if not structure.labels:
-        return replace(block, truth=block.truth[index], prediction=block.prediction[index])
-    truth = _holds(block.truth, structure.labels)
-    if block.prediction.ndim > ndim:
-        return replace(block, truth=truth, prediction=block.prediction[index])
-    return replace(block, truth=truth, prediction=_holds(block.prediction, structure.labels))
-
-
-def _holds(labels: NDArray[Any], values: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Tell for each voxel whether its label is one of some values."""
-    region = Classes(values)
-    codes = encode(np.ascontiguousarray(labels).reshape(-1), region)
-    return (codes < len(region)).reshape(labels.shape)
 
 
 def _sum(a: NDArray[np.int64] | None, b: NDArray[np.int64] | None) -> NDArray[np.int64] | None:

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamloss.alignment import common_spacing, refuse_different_axes, refuse_different_grids
 from streamloss.blocks import Plan, cut, format_bytes, plan
 from streamloss.class_table import is_integer, split_list
 from streamloss.errors import InvalidInputError, MemoryLimitError
 from streamloss.executors import available_workers
 from streamloss.options import ArrayFacts, settle
-from streamloss.partial import SLAB_BYTES, Block, Partial, state_bytes
+from streamloss.partial import SLAB_BYTES, Partial, state_bytes
+from streamloss.raw_block import Block
+from streamloss.registry import needed
 from streamloss.scan import Job, reads_ahead
-from streamloss.statistic import needed
 from streamloss.stores import open_volume
 from streamloss.task import Task
 from streamloss.volume import Region, Volume
@@ -29,10 +31,6 @@ TARGET_BLOCK_VOXELS_OF_OTHERS = 2**22
 FIXED_BYTES = 160 * 2**20
 # For how many workers the blocks of a part of a run are cut, however many there are.
 _WORKERS_OF_A_PART = 8
-
-# Headers hold float32 and are rewritten by many tools; what is farther apart than this part
-# of a voxel has been moved.
-_LARGEST_DISTANCE = 0.1
 
 _SIZES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -125,12 +123,12 @@ def prepare(
         raise InvalidInputError(f"missing must be fill or error, got '{missing}'")
     if missing == "error":
         _refuse_missing(arrays)
-    found = _common_spacing(arrays, ndim) if spacing is None else task.spacing
+    found = common_spacing(arrays, ndim) if spacing is None else task.spacing
     if found is not None and len(found) != ndim:
         raise InvalidInputError(f"spacing must be {ndim} numbers, one per axis, got {list(found)}")
-    _refuse_different_axes(arrays, ndim)
+    refuse_different_axes(arrays, ndim)
     if affine == "check":
-        _refuse_different_grids(arrays, ndim)
+        refuse_different_grids(arrays)
     elif affine != "ignore":
         raise InvalidInputError(f"affine must be check or ignore, got {affine!r}")
     unit = next((volume.unit for volume in arrays.values() if volume.unit is not None), None)
@@ -304,58 +302,6 @@ def _refuse_missing(arrays: Mapping[str, Volume]) -> None:
             raise InvalidInputError(
                 f"{role} {volume.name} lacks {chunks.missing:,} of {chunks.total:,} chunks: "
                 f'pass missing="fill" to read them as the fill value {volume.fill_value}'
-            )
-
-
-def _common_spacing(arrays: Mapping[str, Volume], ndim: int) -> tuple[float, ...] | None:
-    known = {
-        role: volume.spacing[-ndim:]
-        for role, volume in arrays.items()
-        if volume.spacing is not None
-    }
-    if not known:
-        return None
-    first_role, first = next(iter(known.items()))
-    for role, spacing in known.items():
-        if not np.allclose(first, spacing, rtol=1e-5, atol=0.0):
-            raise InvalidInputError(
-                f"{first_role} has a spacing of {list(first)} and {role} of {list(spacing)}: "
-                "they must be the same, or pass `spacing` to say what is right"
-            )
-    return first
-
-
-def _refuse_different_axes(arrays: Mapping[str, Volume], ndim: int) -> None:
-    known = {
-        role: tuple(name.lower() for name in volume.axes[-ndim:])
-        for role, volume in arrays.items()
-        if volume.axes is not None
-    }
-    for role, axes in known.items():
-        first_role, first = next(iter(known.items()))
-        if axes != first:
-            raise InvalidInputError(
-                f"{first_role} has the axes {list(first)} and {role} {list(axes)}: "
-                "they must be the same, in the same order"
-            )
-
-
-def _refuse_different_grids(arrays: Mapping[str, Volume], ndim: int) -> None:
-    """Refuse arrays that lie elsewhere, flipped, shifted or turned, though of equal shape."""
-    known = {role: volume for role, volume in arrays.items() if volume.affine is not None}
-    for role, volume in known.items():
-        first_role, first = next(iter(known.items()))
-        mine, theirs = volume.affine, first.affine
-        if mine is None or theirs is None or mine.space != theirs.space:
-            continue
-        if len(mine.origin) != len(theirs.origin) or len(mine.steps) != len(theirs.steps):
-            continue
-        apart = mine.distance(theirs, volume.shape[-len(mine.steps) :])
-        if apart > _LARGEST_DISTANCE:
-            raise InvalidInputError(
-                f"{first_role} and {role} lie on different grids, up to {apart:.3g} voxels apart: "
-                f"the affine of {first_role} is {theirs}, that of {role} {mine}: resample one to "
-                'the grid of the other, or pass affine="ignore" if a header is wrong'
             )
 
 

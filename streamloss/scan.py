@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamloss.blocks import Plan, widen
-from streamloss.partial import Block, Partial
-from streamloss.statistic import needed
+from streamloss.partial import Partial
+from streamloss.raw_block import Block
+from streamloss.registry import needed
 from streamloss.task import Classes, Task
 from streamloss.volume import Region, Volume
 

@@ -20,10 +20,11 @@ from streamloss.faults import raise_faults
 from streamloss.origin import of_shard, origin_of
 from streamloss.partial import Partial
 from streamloss.prepare import prepare
+from streamloss.registry import definitions, needed, read
 from streamloss.result import MetricResult, Result, class_key
 from streamloss.shards import WHOLE, parse_shard
 from streamloss.state import save_sum
-from streamloss.statistic import Metric, Score, definitions, needed, read
+from streamloss.statistic import Metric, Score
 from streamloss.structures import join_scores
 from streamloss.task import Task
 

@@ -20,9 +20,9 @@ from streamloss.errors import InvalidInputError
 from streamloss.files import write_whole
 from streamloss.origin import Origin
 from streamloss.partial import Partial
+from streamloss.registry import needed
 from streamloss.shards import Shard
 from streamloss.slab import Fault
-from streamloss.statistic import needed
 from streamloss.task import Classes, Structure, Task
 
 MAGIC = b"streamloss.state/1\n"

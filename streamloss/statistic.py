@@ -323,27 +323,23 @@ def _zeros(shape: Field, task: Task) -> NDArray[np.int64]:
     return np.zeros(extents + [shape.limbs] * bool(shape.limbs), np.int64)
 
 
-def discover() -> dict[str, Statistic]:
+@cache
+def discover() -> Mapping[str, Statistic]:
     """Return every statistic by name, with all the metrics that `metrics/` reads from it.
 
     A module there declares a `STATISTIC`, or as `READINGS` further metrics of one.
     """
-    return {statistic.name: statistic for statistic in _discovered()}
-
-
-@cache
-def _discovered() -> tuple[Statistic, ...]:
     package = import_module("streamloss.metrics")
     names = sorted(module.name for module in iter_modules(package.__path__))
     modules = [import_module(f"streamloss.metrics.{name}") for name in names]
     readings = [module.READINGS for module in modules if hasattr(module, "READINGS")]
-    return tuple(
-        _with_readings(
-            module.STATISTIC, [r for r in readings if r.statistic == module.STATISTIC.name]
+    statistics = [module.STATISTIC for module in modules if hasattr(module, "STATISTIC")]
+    return {
+        statistic.name: _with_readings(
+            statistic, [r for r in readings if r.statistic == statistic.name]
         )
-        for module in modules
-        if hasattr(module, "STATISTIC")
-    )
+        for statistic in statistics
+    }
 
 
 def _with_readings(statistic: Statistic, readings: Sequence[Readings]) -> Statistic:
@@ -362,86 +358,6 @@ def _with_readings(statistic: Statistic, readings: Sequence[Readings]) -> Statis
 
     metrics = (*statistic.metrics, *(metric for more in readings for metric in more.metrics))
     return replace(statistic, metrics=metrics, reference=reference, validate=validate)
-
-
-def metric_names() -> list[str]:
-    """Return the name of every metric there is, sorted."""
-    return sorted({metric.name for s in discover().values() for metric in s.metrics})
-
-
-class _Index(NamedTuple):
-    """What is looked up in one registry, made once."""
-
-    statistics: tuple[Statistic, ...]
-    definitions: dict[str, list[tuple[Statistic, Metric]]]
-    needed: dict[Any, list[Statistic]]
-
-
-_latest = _Index((), {}, {})
-
-
-def _index() -> _Index:
-    """Return the index of the registry as it is now."""
-    global _latest
-    statistics = _discovered()
-    if _latest.statistics is not statistics:
-        found: dict[str, list[tuple[Statistic, Metric]]] = {}
-        for statistic in statistics:
-            for metric in statistic.metrics:
-                found.setdefault(metric.name, []).append((statistic, metric))
-        _latest = _Index(statistics, found, {})
-    return _latest
-
-
-def definitions(name: str) -> list[tuple[Statistic, Metric]]:
-    """Return the statistics that yield a metric, with its definition there."""
-    return _index().definitions.get(name, [])
-
-
-def needed(task: Task) -> list[Statistic]:
-    """Return the statistics a task's metrics are read from, each once.
-
-    With labels as truth the voxels of each class are always counted. In a later pass, those
-    that answer its questions.
-    """
-    if task.questions:
-        answers = (s.answer for s in discover().values() if s.name in task.questions)
-        return [statistic for statistic in answers if statistic is not None]
-    needed = _index().needed
-    key = task.metrics, task.kind, task.hard_truth
-    if key in needed:
-        return needed[key]
-    asked = {*task.metrics}
-    for name in task.metrics:
-        asked.update(*(m.parts for _, m in definitions(name) if task.kind in m.kinds))
-    needed[key] = [
-        statistic
-        for statistic in discover().values()
-        if any(m.name in asked and task.kind in m.kinds for m in statistic.metrics)
-        or (statistic.class_voxels is not None and task.hard_truth)
-    ]
-    return needed[key]
-
-
-def read(name: str, states: Mapping[str, State], task: Task) -> tuple[Metric, Score]:
-    """Return a metric's definition for a task and its score from the merged states."""
-    statistic, metric = next((s, m) for s, m in definitions(name) if task.kind in m.kinds)
-    if not metric.parts:
-        return metric, metric.score(states[statistic.name], task)
-    # A part is scored with the options that the whole declares, and no others.
-    own = {p.name: task.parameters[p.name] for p in metric.parameters}
-    inner = replace(task, parameters=own)
-    return metric, metric.score({part: read(part, states, inner)[1] for part in metric.parts}, task)
-
-
-def parameters() -> dict[str, Parameter]:
-    """Return every parameter of every metric by name."""
-    return {
-        parameter.name: parameter
-        for statistic in discover().values()
-        for metric in statistic.metrics
-        for parameter in metric.parameters
-    }
 
 
 def number(low: float, high: float) -> Callable[[Any], float]:

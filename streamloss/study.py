@@ -326,6 +326,6 @@ def _resampled_means(
 @cache
 def higher_is_better(metric: str) -> bool | None:
     """Return the direction of a metric, None if it has none or is not known."""
-    from streamloss.statistic import definitions
+    from streamloss.registry import definitions
 
     return next((found.higher_is_better for _, found in definitions(metric)), None)

@@ -12,8 +12,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from streamloss.registry import definitions
 from streamloss.result import MetricResult, Result
-from streamloss.statistic import definitions
 
 MAX_CLASSES = 40
 """Rows of the table of classes; the worst ones are shown if there are more."""

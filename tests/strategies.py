@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from streamloss.options import ArrayFacts, settle
-from streamloss.statistic import definitions, metric_names, parameters
+from streamloss.registry import definitions, metric_names, parameters
 
 # (kind, channels, soft truth): the layouts a statistic can meet. Channels of 1
 # come without a channel axis.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import streamloss as sl
 from streamloss.averages import POLICIES
 from streamloss.metrics.confusion import Confusion, one_against_rest
-from streamloss.statistic import definitions, metric_names
+from streamloss.registry import definitions, metric_names
 from tests.strategies import cases, runs_of
 
 # Of the classes 1 to 4 the first is in neither, the second missed, the third spurious.

@@ -629,7 +629,7 @@ def test_processes_start_before_fingerprints_are_taken(folders, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(batching, "_PROCESSES_FROM", 5)
-    monkeypatch.setattr(batching, "_fingerprints", spy)
+    monkeypatch.setattr(batching, "case_fingerprints", spy)
     with pytest.raises(KeyboardInterrupt):
         sl.batch(find(), output="out", workers=3, executor="auto", metrics="dice")
     assert at_work == [2]

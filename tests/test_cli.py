@@ -15,7 +15,7 @@ import zarr
 
 import streamloss as sl
 from streamloss.cli import main
-from streamloss.statistic import metric_names, parameters
+from streamloss.registry import metric_names, parameters
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ import streamloss
 from streamloss.catalogue import catalogue
 from streamloss.cli import program
 from streamloss.docstrings import example
-from streamloss.statistic import metric_names
+from streamloss.registry import metric_names
 
 README = Path(__file__).parents[1] / "README.md"
 MARKS = ("install", "tests", "by hand", "new metric", "citation", "slurm", "snakemake")

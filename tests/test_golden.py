@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import streamloss as sl
-from streamloss.statistic import definitions, metric_names, needed
+from streamloss.registry import definitions, metric_names, needed
 from tests.strategies import Case
 from tests.test_laws import as_zarr, partial_of, whole_arrays
 

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import streamloss as sl
-from streamloss.partial import Block, Partial
-from streamloss.statistic import definitions, discover, needed
+from streamloss.partial import Partial
+from streamloss.raw_block import Block
+from streamloss.registry import definitions, needed
+from streamloss.statistic import discover
 from tests.strategies import LAYOUTS, cases, chunk_grids, splits
 
 IDS = [f"{kind}-{channels}-{'soft' if soft else 'hard'}" for kind, channels, soft in LAYOUTS]

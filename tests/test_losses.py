@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import streamloss as sl
 from streamloss.losses import log, log_cosh, power
-from streamloss.statistic import definitions, needed
+from streamloss.registry import definitions, needed
 from tests.strategies import Case, cases
 from tests.test_laws import as_zarr
 

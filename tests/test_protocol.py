@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import streamloss as sl
-from streamloss import statistic as registry
-from streamloss.statistic import Field, Metric, Score, Statistic
+from streamloss import registry
+from streamloss.statistic import Field, Metric, Score, Statistic, discover
 from tests.strategies import chunk_grids, runs_of, shapes
 from tests.test_laws import as_zarr, payload
 
@@ -107,8 +107,16 @@ HISTOGRAM = Statistic(
 
 @pytest.fixture(autouse=True)
 def with_test_statistics(monkeypatch):
-    shipped = registry._discovered()
-    monkeypatch.setattr(registry, "_discovered", lambda: (*shipped, FACES, CONTINGENCY, HISTOGRAM))
+    def forget():
+        registry._definitions.cache_clear()
+        registry._needed.cache_clear()
+
+    with monkeypatch.context() as patch:
+        for statistic in (FACES, CONTINGENCY, HISTOGRAM):
+            patch.setitem(discover(), statistic.name, statistic)
+        forget()
+        yield
+    forget()
 
 
 def labels(data):

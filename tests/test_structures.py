@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import streamloss as sl
-from streamloss.statistic import definitions
+from streamloss.registry import definitions
 from tests.strategies import LAYOUTS, cases, chunk_grids, metrics_of, runs_of, splits, unit_values
 from tests.test_laws import IDS, as_zarr, payload
 

@@ -46,7 +46,7 @@ def metrics(name: str | None, json_target: str | None) -> None:
     from streamloss.docstrings import example
     from streamloss.errors import InvalidInputError
     from streamloss.options import suggest
-    from streamloss.statistic import definitions, metric_names
+    from streamloss.registry import definitions, metric_names
 
     known = metric_names()
     if name is not None and name not in known:

@@ -45,7 +45,7 @@ class _ScoreCommand(Command):
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return all options, in the order of the help."""
-        from streamloss.statistic import parameters
+        from streamloss.registry import parameters
 
         own = super().get_params(ctx)
         of_metrics = [
@@ -64,7 +64,7 @@ class _ScoreCommand(Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the metrics after the options."""
-        from streamloss.statistic import metric_names
+        from streamloss.registry import metric_names
 
         super().format_options(ctx, formatter)
         with formatter.section("Metrics (`streamloss metrics` tells more)"):
