@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streamloss import exact, vecmath
+from streamloss import exact, float_sums, vecmath
 from streamloss._jit import kernel
 from streamloss.averages import OVER_CLASSES, Ends, Presence, naive_mean, over_classes
 from streamloss.errors import InvalidInputError
@@ -139,7 +139,7 @@ def _auroc(h: Histogram, task: Task) -> tuple[float, float]:
 def _sum(terms: NDArray[np.float64]) -> float:
     """Return the sum, rounded once, of so many terms that `math.fsum` would take long."""
     limbs = np.zeros(exact.FLOAT_LIMBS, np.int64)
-    exact.add_float_terms(limbs, np.ascontiguousarray(terms))
+    float_sums.add_float_terms(limbs, np.ascontiguousarray(terms))
     return float(exact.total(limbs))
 
 
