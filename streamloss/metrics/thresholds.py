@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from streamloss.averages import OVER_CLASSES, Ends, naive_mean
 from streamloss.metrics.calibration import BINS
-from streamloss.metrics.confusion import ClassCounts
+from streamloss.metrics.class_counts import ClassCounts
 from streamloss.metrics.ranking import (
     KINDS,
     Histogram,
