@@ -1,7 +1,8 @@
-"""Order-independent sums of floats: fixed point on the grid 2**-40, and a superaccumulator.
+"""Order-independent sums of floats: their limbs, and terms in fixed point on the grid 2**-40.
 
 A sum is an int64 vector of limbs, base 2**32, little-endian, last axis; merging is addition.
-Checks of the range, means and rounding to float live with the callers.
+Terms of any size are added in `float_sums`; checks of the range, means and rounding to float live
+with the callers.
 """
 
 from fractions import Fraction
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamloss._jit import float_bits, fused, inlined, kernel, use_wide_vectors
+from streamloss.words import all_equal
 
 FIXED_LIMBS = 2
 """Limbs of a fixed-point sum: units of 2**-40, up to 2**95 of them."""
@@ -22,14 +24,12 @@ more than 2**45 times the largest float64."""
 FIXED_ROUNDING = 2.0**-41
 """Largest error of rounding one term to the fixed-point grid."""
 
-FLOAT_BINS = 8192
-"""Length of the scratch of `add_float_run`: two copies of a bin for each sign and exponent."""
+LIMB = 0xFFFFFFFF
+"""The bits of a canonical limb."""
 
-_NEGATIVE = FLOAT_BINS // 2
 _FIXED_BITS = 40
 _FLOAT_BITS = 1074
 _GRID = 2.0**_FIXED_BITS
-_LIMB = 0xFFFFFFFF
 
 # Adding 1.5 * 2**52 to an |x| < 2**51 rounds x to an integer, half to even, and leaves it in the
 # low bits of the sum, whose exponent is that of 2**52. Any other exponent tells of another range.
@@ -40,10 +40,6 @@ _TWO_52 = 2.0**52
 _TWO_52_BITS = 0x4330000000000000
 _TWO_51 = 2**51
 
-_MANTISSA = 0x000FFFFFFFFFFFFF
-_IMPLICIT = 0x0010000000000000
-_EXPONENT = 0x7FF0000000000000
-
 # 2048 terms below 2**51 units each stay within 2**62, and 16 KiB of int64 within L1.
 _TILE = 2048
 
@@ -52,9 +48,6 @@ _MASKED_CLASSES = 5
 
 # Beyond these many classes the scratch of the scatter is no longer small.
 _SCRATCH_CLASSES = 256
-
-# Terms that `add_float_by_class` sorts at a time.
-_FLOAT_TILE = 8192
 
 
 @inlined
@@ -100,7 +93,7 @@ def carry(limbs: NDArray[Any]) -> None:
     moved = 0
     for k in range(len(limbs) - 1):
         limb = limbs[k] + moved
-        limbs[k] = limb & _LIMB
+        limbs[k] = limb & LIMB
         moved = limb >> 32
     limbs[len(limbs) - 1] += moved
 
@@ -151,8 +144,8 @@ def total(limbs: NDArray[Any]) -> Fraction:
 @inlined
 def add_fixed(limbs: NDArray[Any], units: int) -> None:
     """Add units of 2**-40, |units| < 2**62, to a canonical vector of two limbs, kept canonical."""
-    low = limbs[0] + (units & _LIMB)
-    limbs[0] = low & _LIMB
+    low = limbs[0] + (units & LIMB)
+    limbs[0] = low & LIMB
     limbs[1] += (units >> 32) + (low >> 32)
 
 
@@ -201,26 +194,6 @@ def add_fixed_terms(limbs: NDArray[Any], terms: NDArray[Any]) -> None:
     use_wide_vectors()
     for start in range(0, len(terms), _TILE):
         _add_fixed_tile(limbs, terms[start : start + _TILE])
-
-
-@inlined
-def _constant(codes: NDArray[Any]) -> bool:
-    n = len(codes)
-    first = codes[0]
-    # The last code differs in most mixed tiles: look there before reading all.
-    if codes[n - 1] != first:
-        return False
-    # By words of 8 bytes: Numba widens every uint8 to int64, which costs 0.1 ns a code.
-    edge = n - n % 8
-    words = codes[:edge].view(np.uint64)
-    different = np.uint64(0)
-    for i in range(len(words)):
-        different |= words[i] ^ words[0]
-    for i in range(min(8, n)):
-        different |= np.uint64(codes[i] ^ first)
-    for i in range(edge, n):
-        different |= np.uint64(codes[i] ^ first)
-    return bool(different == np.uint64(0))
 
 
 @inlined
@@ -278,7 +251,7 @@ def add_fixed_by_class(
         tile = terms[start : start + _TILE]
         code = codes[start : start + _TILE]
         n = len(tile)
-        if _constant(code):
+        if all_equal(code):
             _add_fixed_tile(limbs[code[0]], tile)
             continue
         seen = 0
@@ -319,126 +292,3 @@ def add_fixed_by_class(
         else:
             for i in range(n):
                 add_fixed(limbs[code[i]], rounded[i])
-
-
-@inlined
-def _subnormal_units(terms: NDArray[Any]) -> int:
-    units = 0
-    for i in range(len(terms)):
-        bits = float_bits(terms[i])
-        size = bits & _MANTISSA if bits & _EXPONENT == 0 else 0
-        units += -size if bits < 0 else size
-    return units
-
-
-@inlined
-def _add_shifted(limbs: NDArray[Any], units: int, shift: int) -> None:
-    """Add units * 2**shift to limbs, less than 2**34 to each; they stay uncarried."""
-    k = shift >> 5
-    low = (units & _LIMB) << (shift & 31)
-    high = (units >> 32) << (shift & 31)
-    limbs[k] += low & _LIMB
-    limbs[k + 1] += (low >> 32) + (high & _LIMB)
-    limbs[k + 2] += high >> 32
-
-
-@inlined
-def add_float_run(limbs: NDArray[Any], terms: NDArray[Any], bins: NDArray[Any]) -> None:
-    """Add finite float terms to a float sum as `add_float_terms`, with the caller's scratch.
-
-    `bins` is `np.zeros(FLOAT_BINS, np.int64)` and left zero: clearing it anew costs 0.5 ns a term
-    where there are only 2048 of them.
-    """
-    # A float32 leaves 29 bits of a float64 mantissa empty: dropped, they make room for 2**29
-    # times as many terms before a bin can overflow.
-    single = terms.itemsize == 4
-    dropped = 29 if single else 0
-    tile = 2**30 if single else 1024
-    for start in range(0, len(terms), tile):
-        run = terms[start : start + tile]
-        # One bit for 32 exponents that occur: a register, 1.7 times as fast as an array of flags.
-        touched = 0
-        for i in range(len(run)):
-            bits = float_bits(run[i])
-            key = (bits >> 52) & 0xFFF
-            # The key holds the sign, so that no mantissa need be negated; neighbours alternate
-            # between two copies of the bins, so that neither awaits the other's store.
-            bins[(key << 1) | (i & 1)] += ((bits & _MANTISSA) | _IMPLICIT) >> dropped
-            touched |= 1 << ((key >> 5) & 63)
-        for group in range(64):
-            if (touched >> group) & 1 == 0:
-                continue
-            for e in range(32 * group, 32 * group + 32):
-                k = 2 * e
-                units = bins[k] + bins[k + 1] - bins[k + _NEGATIVE] - bins[k + _NEGATIVE + 1]
-                bins[k] = 0
-                bins[k + 1] = 0
-                bins[k + _NEGATIVE] = 0
-                bins[k + _NEGATIVE + 1] = 0
-                if e > 0 and units != 0:
-                    _add_shifted(limbs, units, e - 1 + dropped)
-        # Zeros and subnormals have no implicit bit: what bin 0 holds is wrong and was dropped. A
-        # subnormal float32 is a normal float64, so only a float64 needs another look.
-        if touched & 1 and not single:
-            _add_shifted(limbs, _subnormal_units(run), 0)
-    carry(limbs)
-
-
-@kernel
-def add_float_terms(limbs: NDArray[Any], terms: NDArray[Any]) -> None:
-    """Add finite float terms to a float sum, exactly.
-
-    Parameters
-    ----------
-    limbs
-        Canonical int64 vector of shape (66,); updated in place.
-    terms
-        float32 or float64, one dimension, no NaN or infinity, at most 2**32.
-    """
-    add_float_run(limbs, terms, np.zeros(FLOAT_BINS, np.int64))
-
-
-@kernel
-def add_float_by_class(
-    limbs: NDArray[Any], codes: NDArray[Any], terms: NDArray[Any], classes: int
-) -> None:
-    """Add each finite float term to the float sum of its class, exactly.
-
-    Parameters
-    ----------
-    limbs
-        Canonical int64 array of shape (classes, 66); updated in place.
-    codes
-        uint8 or uint16 of the terms' shape, each below `classes`.
-    terms
-        float32 or float64, one dimension, no NaN or infinity.
-    classes
-        Number of classes.
-    """
-    bins = np.zeros(FLOAT_BINS, np.int64)
-    sorted_terms = np.empty(min(_FLOAT_TILE, len(terms)), terms.dtype)
-    ends = np.zeros(classes, np.int64)
-    for start in range(0, len(terms), _FLOAT_TILE):
-        tile = terms[start : start + _FLOAT_TILE]
-        code = codes[start : start + _FLOAT_TILE]
-        if _constant(code):
-            add_float_run(limbs[code[0]], tile, bins)
-            continue
-        # A counting sort by class: one run of the float sum for each class that is present.
-        ends[:] = 0
-        for i in range(len(code)):
-            ends[code[i]] += 1
-        begin = 0
-        for c in range(classes):
-            count = ends[c]
-            ends[c] = begin
-            begin += count
-        for i in range(len(code)):
-            c = code[i]
-            sorted_terms[ends[c]] = tile[i]
-            ends[c] += 1
-        begin = 0
-        for c in range(classes):
-            if ends[c] > begin:
-                add_float_run(limbs[c], sorted_terms[begin : ends[c]], bins)
-            begin = ends[c]

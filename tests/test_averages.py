@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import streamloss as sl
 from streamloss.averages import POLICIES
-from streamloss.metrics.confusion import Confusion, one_against_rest
+from streamloss.metrics.class_counts import Confusion, one_against_rest
 from streamloss.registry import definitions, metric_names
 from tests.strategies import cases, runs_of
 

@@ -14,18 +14,20 @@ from numpy.typing import NDArray
 from streamloss.exact import (
     FIXED_LIMBS,
     FIXED_ROUNDING,
-    FLOAT_BINS,
     FLOAT_LIMBS,
     add_fixed,
     add_fixed_by_class,
     add_fixed_terms,
-    add_float_by_class,
-    add_float_run,
-    add_float_terms,
     canonical,
     carry,
     fixed,
     total,
+)
+from streamloss.float_sums import (
+    FLOAT_BINS,
+    add_float_by_class,
+    add_float_run,
+    add_float_terms,
 )
 
 LARGEST = 1.7976931348623157e308

@@ -22,8 +22,9 @@ ORDER = [
     "kernel_cache",
     "_jit",
     "vecmath",
-    "exact",
     "words",
+    "exact",
+    "float_sums",
     "pairs",
     "encoding",
     "slab",
@@ -81,7 +82,7 @@ ORDER = [
     "__main__",
 ]
 # Metrics see neither volumes nor blocks, executors or chunks.
-KERNELS = {"_jit", "vecmath", "exact", "words"}
+KERNELS = {"_jit", "vecmath", "exact", "float_sums", "words"}
 ALLOWED = {"metrics": {"errors", "task", "slab", "statistic", "averages", "losses", *KERNELS}}
 
 

@@ -8,7 +8,7 @@ import pytest
 from numba import njit
 
 from streamloss import exact, pairs, slab, words
-from streamloss.metrics import confusion, likelihood, moments
+from streamloss.metrics import class_counts, likelihood, probability_sums
 
 pytestmark = pytest.mark.skipif(
     not llvm.get_host_cpu_features().get("avx2"), reason="the processor has no AVX2"
@@ -52,7 +52,7 @@ CASES = {
     "decision": (slab._at_least, (SINGLES[0], np.float32(0.5), BYTES.copy()), ["vcmp(le|ge)ps"]),
     "argmax": (slab._argmax, (CHANNELS, BYTES.copy()), ["vcmpeqps", "vpaddd|vpsubd"]),
     "decisions and counts": (
-        confusion.count_decisions,
+        class_counts.count_decisions,
         (BYTES, SINGLES[0], np.float32(0.5), sums(2, 2)),
         ["vcmp(le|ge|lt|nlt)ps", "vpadd[dq]|vpsub[dq]"],
     ),
@@ -73,7 +73,7 @@ CASES = {
         ["vdivpd", "vmulpd", FUSED, "vpaddq"],
     ),
     "soft sums and squared error": (
-        moments._add_binary,
+        probability_sums.add_binary,
         (BYTES, SINGLES, True, True, sums(2), *(sums(1, 2),) * 3, *(sums(2, 2),) * 2),
         ["vcvtps2pd", "vmulpd", FUSED, "vpaddq"],
     ),

@@ -13,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamloss.errors import InvalidInputError
+from streamloss.metrics.class_counts import ClassCounts, Confusion, one_against_rest
 from streamloss.metrics.confusion import (
     KINDS,
     OF_CLASSES,
-    ClassCounts,
-    Confusion,
-    one_against_rest,
     predicted_codes,
     ratio,
 )

@@ -1,7 +1,8 @@
 """How far predicted probabilities are from the frequencies they promise.
 
 The state holds counts, hits and exact sums of probabilities of equal-width bins, of the top
-label and of every class. Bins of equal mass are read from the ranking histogram elsewhere.
+label and of every class; the kernels that fill it live in `confidence_bins`. Bins of equal mass
+are read from the ranking histogram elsewhere.
 """
 
 import math
@@ -13,20 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamloss import exact
-from streamloss._jit import inlined, kernel
 from streamloss.averages import OVER_CLASSES, Ends, Presence, naive_mean, over_classes
 from streamloss.losses import choice
+from streamloss.metrics.confidence_bins import add_binary, add_class, add_top
 from streamloss.metrics.ranking import KINDS, class_probabilities
 from streamloss.slab import Slab
 from streamloss.statistic import Field, Metric, Parameter, Score, Statistic
 from streamloss.task import Task
 
-TILE = 2048
 MAX_BINS = 100
-# A quarter of a tile's probabilities, of up to 2**40 units each, leaves the bits from here on for
-# their number.
-_COUNT_BIT = 51
-_COUNT = 1 << _COUNT_BIT
 
 
 class Calibration(NamedTuple):
@@ -61,163 +57,14 @@ def update(state: Calibration, slab: Slab, task: Task) -> None:
     """Add the voxels of a slab."""
     bins = task.parameters["bins"]
     if task.channels == 1:
-        _add_binary(slab.truth, slab.probabilities[0], bins, *state)
+        add_binary(slab.truth, slab.probabilities[0], bins, *state)
         return
     curve = task.asks("reliability_curve")
     if curve or task.asks(*_TOP_METRICS):
-        _add_top(slab.truth, slab.probabilities, bins, *state[:3])
+        add_top(slab.truth, slab.probabilities, bins, *state[:3])
     if curve or task.asks(*_CLASSWISE):
         for code, row in enumerate(slab.probabilities):
-            _add_class(slab.truth, row, code, bins, *(part[code] for part in state[3:]))
-
-
-@kernel
-def _add_binary(
-    truth: NDArray[Any],
-    probabilities: NDArray[Any],
-    bins: int,
-    top_voxels: NDArray[np.int64],
-    top_hits: NDArray[np.int64],
-    top_sums: NDArray[np.int64],
-    voxels: NDArray[np.int64],
-    hits: NDArray[np.int64],
-    sums: NDArray[np.int64],
-) -> None:
-    # One table for the bins of p and of the top label, max(p, 1 - p). Below 1/2 the latter is the
-    # mirrored bin or, where p lies on an edge but for its rounding, a neighbour of that.
-    found = np.zeros((4, 8 * bins), np.int64)
-    keys = np.empty(TILE, np.int64)
-    terms = np.empty(TILE, np.int64)
-    one = exact.fixed(1.0)
-    for start in range(0, truth.size, TILE):
-        codes = truth[start : start + TILE]
-        row = probabilities[start : start + TILE]
-        for i in range(row.size):
-            p = np.float64(row[i])
-            place = _place(p, bins)
-            top = _place(1.0 - p, bins)
-            cell = place if p >= 0.5 else bins + 3 * place + (top + place - bins + 2)
-            keys[i] = 2 * cell + np.int64(codes[i] == 1)
-            terms[i] = _COUNT + exact.fixed(p)
-        _scatter(keys[: row.size], terms, found)
-        for key in range(8 * bins):
-            n, units = _taken(found, key)
-            if n:
-                cell, positive = key >> 1, n if key & 1 else 0
-                place = cell if cell < bins else (cell - bins) // 3
-                voxels[0, place] += n
-                hits[0, place] += positive
-                exact.add_fixed(sums[0, place], units)
-                if cell >= bins:
-                    place = bins - 2 - place + (cell - bins) % 3
-                    positive, units = n - positive, n * one - units
-                top_voxels[place] += n
-                top_hits[place] += positive
-                exact.add_fixed(top_sums[place], units)
-
-
-@kernel
-def _add_class(
-    truth: NDArray[Any],
-    probabilities: NDArray[Any],
-    code: int,
-    bins: int,
-    voxels: NDArray[np.int64],
-    hits: NDArray[np.int64],
-    sums: NDArray[np.int64],
-) -> None:
-    found = np.zeros((4, 2 * bins), np.int64)
-    keys = np.empty(TILE, np.int64)
-    terms = np.empty(TILE, np.int64)
-    for start in range(0, truth.size, TILE):
-        codes = truth[start : start + TILE]
-        row = probabilities[start : start + TILE]
-        for i in range(row.size):
-            p = np.float64(row[i])
-            keys[i] = 2 * _place(p, bins) + np.int64(codes[i] == code)
-            terms[i] = _COUNT + exact.fixed(p)
-        _scatter(keys[: row.size], terms, found)
-        _flush(found, voxels, hits, sums)
-
-
-@kernel
-def _add_top(
-    truth: NDArray[Any],
-    probabilities: NDArray[Any],
-    bins: int,
-    voxels: NDArray[np.int64],
-    hits: NDArray[np.int64],
-    sums: NDArray[np.int64],
-) -> None:
-    found = np.zeros((4, 2 * bins), np.int64)
-    keys = np.empty(TILE, np.int64)
-    terms = np.empty(TILE, np.int64)
-    top = np.empty(TILE)
-    hit = np.empty(TILE, np.int64)
-    for start in range(0, truth.size, TILE):
-        codes = truth[start : start + TILE]
-        size = codes.size
-        for i in range(size):
-            top[i] = -1.0
-        for k in range(probabilities.shape[0]):
-            row = probabilities[k, start : start + TILE]
-            for i in range(size):
-                p = np.float64(row[i])
-                before = hit[i]
-                hit[i] = np.int64(codes[i] == k) if p > top[i] else before
-                top[i] = max(top[i], p)
-        for i in range(size):
-            keys[i] = 2 * _place(top[i], bins) + hit[i]
-            terms[i] = _COUNT + exact.fixed(top[i])
-        _scatter(keys[:size], terms, found)
-        _flush(found, voxels, hits, sums)
-
-
-@inlined
-def _place(p: float, bins: int) -> Any:
-    """Return the bin (k / bins, (k + 1) / bins] of a probability; 0 is in the first."""
-    return max(exact.whole(np.ceil(p * bins)) - 1, 0)
-
-
-@inlined
-def _scatter(keys: NDArray[np.int64], terms: NDArray[np.int64], found: NDArray[np.int64]) -> None:
-    # A voxel and its probability are added at once, and neighbours to tables of their own, as
-    # they often have one bin: 0.6 ns a voxel, with three sums in one table 3.
-    edge = keys.size - keys.size % 4
-    for i in range(0, edge, 4):
-        found[0, keys[i]] += terms[i]
-        found[1, keys[i + 1]] += terms[i + 1]
-        found[2, keys[i + 2]] += terms[i + 2]
-        found[3, keys[i + 3]] += terms[i + 3]
-    for i in range(edge, keys.size):
-        found[0, keys[i]] += terms[i]
-
-
-@inlined
-def _taken(found: NDArray[np.int64], key: int) -> Any:
-    """Return the voxels and the units at a key, and clear them."""
-    n = 0
-    units = 0
-    for copy in range(4):
-        n += found[copy, key] >> _COUNT_BIT
-        units += found[copy, key] & (_COUNT - 1)
-        found[copy, key] = 0
-    return n, units
-
-
-@inlined
-def _flush(
-    found: NDArray[np.int64],
-    voxels: NDArray[np.int64],
-    hits: NDArray[np.int64],
-    sums: NDArray[np.int64],
-) -> None:
-    for key in range(found.shape[1]):
-        n, units = _taken(found, key)
-        if n:
-            voxels[key >> 1] += n
-            hits[key >> 1] += n if key & 1 else 0
-            exact.add_fixed(sums[key >> 1], units)
+            add_class(slab.truth, row, code, bins, *(part[code] for part in state[3:]))
 
 
 def top_bins(state: Calibration, task: Task) -> list[Bin]:

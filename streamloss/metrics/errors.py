@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streamloss import exact
+from streamloss import exact, float_sums
 from streamloss._jit import kernel
 from streamloss.errors import InvalidInputError
 from streamloss.losses import (
@@ -72,12 +72,12 @@ def _add(
         if magnitude:
             for i in range(t.size):
                 terms[i] = abs(p[i] - t[i])
-            exact.add_float_terms(absolute[0], terms[: t.size])
+            float_sums.add_float_terms(absolute[0], terms[: t.size])
         if square:
             for i in range(t.size):
                 d = p[i] - t[i]
                 terms[i] = d * d
-            exact.add_float_terms(squared[0], terms[: t.size])
+            float_sums.add_float_terms(squared[0], terms[: t.size])
 
 
 @kernel
@@ -94,7 +94,7 @@ def _add_huber(
         for i in range(t.size):
             d = abs(p[i] - t[i])
             terms[i] = 0.5 * d * d if d <= delta else delta * (d - 0.5 * delta)
-        exact.add_float_terms(huber[0], terms[: t.size])
+        float_sums.add_float_terms(huber[0], terms[: t.size])
 
 
 def validate(task: Task) -> None:

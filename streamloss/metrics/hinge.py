@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streamloss import exact
+from streamloss import exact, float_sums
 from streamloss._jit import kernel
 from streamloss.losses import REDUCTION, check_reduction, reduced, reference_loss
 from streamloss.slab import Slab
@@ -78,11 +78,11 @@ def _add(
                 own = np.float64(scores[codes[i], start + i])
                 terms[i] = max(1.0 - (own - rival[i]), 0.0)
         if plain:
-            exact.add_float_by_class(hinge, codes, terms[:size], classes)
+            float_sums.add_float_by_class(hinge, codes, terms[:size], classes)
         if square:
             for i in range(size):
                 terms[i] *= terms[i]
-            exact.add_float_by_class(squared, codes, terms[:size], classes)
+            float_sums.add_float_by_class(squared, codes, terms[:size], classes)
 
 
 def hinge_loss(state: Hinge, task: Task) -> Score:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from streamloss import exact, vecmath
+from streamloss import exact, float_sums, vecmath
 from streamloss._jit import kernel
 from streamloss.errors import InvalidInputError
 from streamloss.losses import REDUCTION, check_reduction, loss_score, reference_loss, switch
@@ -88,8 +88,8 @@ def _add(
                 half = 0.5 * (log_t + 1.8378770664093453)
                 terms[i] += t * log_t - t + half
                 sizes[i] += t * log_t + t + half
-        exact.add_float_terms(loss[0], terms[: targets.size])
-        exact.add_float_terms(magnitude[0], sizes[: targets.size])
+        float_sums.add_float_terms(loss[0], terms[: targets.size])
+        float_sums.add_float_terms(magnitude[0], sizes[: targets.size])
 
 
 def poisson_nll(state: Poisson, task: Task) -> Score:

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamloss.averages import Ends
+from streamloss.metrics.class_counts import ClassCounts
 from streamloss.metrics.confusion import (
     OF_CLASSES,
     OF_FOREGROUND,
     OF_RATES,
     UNIT_LOSS,
-    ClassCounts,
     class_metric,
     ratio,
     reference_by_class,

@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 
 from streamloss.averages import OVER_CLASSES, Ends, naive_mean
 from streamloss.metrics.calibration import BINS
-from streamloss.metrics.confusion import ClassCounts
-from streamloss.metrics.ranking import (
-    KINDS,
+from streamloss.metrics.class_counts import ClassCounts
+from streamloss.metrics.histograms import (
     Histogram,
     Ranking,
-    class_probabilities,
     interval,
     least,
     over_histograms,
 )
+from streamloss.metrics.ranking import KINDS, class_probabilities
 from streamloss.metrics.rates import BETA
 from streamloss.statistic import Metric, Parameter, Readings, Score, discover, number
 from streamloss.task import Task

@@ -11,17 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamloss.averages import OVER_CLASSES, Ends
+from streamloss.metrics.class_counts import ClassCounts, Confusion, one_against_rest
 from streamloss.metrics.confusion import (
     KINDS,
     OF_CLASSES,
     OF_FOREGROUND,
     SYMBOLS,
-    ClassCounts,
-    Confusion,
     class_metric,
     dice,
     mean_of,
-    one_against_rest,
     predicted_codes,
     ratio,
     reference_by_class,
