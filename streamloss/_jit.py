@@ -9,9 +9,15 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from numba import njit, types
+from numba.core import config
 from numba.extending import intrinsic
 
+from streamloss.errors import InvalidInputError
 from streamloss.kernel_cache import KernelCache
+
+# Without the compiler a voxel takes microseconds, and bit casts have no counterpart.
+if config.DISABLE_JIT:
+    raise InvalidInputError("kernels must be compiled: unset NUMBA_DISABLE_JIT")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,9 +42,8 @@ def kernel(function: F) -> F:
     that uses this one, or the kernel is not compiled anew when it changes.
     """
     dispatcher = njit(**_FLAGS)(function)
-    # Functions of elsewhere change without `kernel_cache` noticing. Without a JIT
-    # (NUMBA_DISABLE_JIT) there is no dispatcher.
-    if dispatcher is not function and function.__module__.startswith("streamloss."):
+    # Functions of elsewhere change without `kernel_cache` noticing.
+    if function.__module__.startswith("streamloss."):
         dispatcher._cache = KernelCache(function)
     return cast(F, dispatcher)
 

@@ -111,7 +111,6 @@ def plan(
     cost: Callable[[tuple[int, ...]], int],
     limit: int,
     target_voxels: int,
-    workers: int = 1,
     *,
     chunkwise: bool = False,
 ) -> Plan:
@@ -129,8 +128,6 @@ def plan(
         Most bytes one block may take.
     target_voxels
         Size at which larger blocks no longer pay.
-    workers
-        How many blocks are read at once.
     chunkwise
         Whether chunks are decoded one by one, best in their place: blocks then grow along the
         slowest axes, as far as each chunk is one run of the block. Else along the fastest.
@@ -155,7 +152,7 @@ def plan(
         shape for shape in product(*zip(common, coarse, strict=True)) if cost(shape) <= limit
     ]
     shape = (
-        min(fitting, key=lambda shape: _time(region, shape, chunk_grids, workers))
+        min(fitting, key=lambda shape: (_decodes(region, shape, chunk_grids), math.prod(shape)))
         if fitting
         else _halve_until_it_fits(coarse, cost, limit)
     )
@@ -200,16 +197,6 @@ def _halve_until_it_fits(
             f"{format_bytes(cost(shape))} a worker, {format_bytes(limit)} is left for it"
         )
     return shape
-
-
-def _time(
-    region: Region, shape: tuple[int, ...], chunk_grids: Sequence[tuple[int, ...]], workers: int
-) -> float:
-    """Return the voxels each worker decodes, if there are blocks enough for all."""
-    blocks = math.prod(
-        -(-(part.stop - part.start) // size) for part, size in zip(region, shape, strict=True)
-    )
-    return _decodes(region, shape, chunk_grids) / float(min(workers, blocks))
 
 
 def _decodes(

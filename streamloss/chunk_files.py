@@ -9,9 +9,11 @@ import ctypes
 import functools
 import io
 import os
+import stat
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -40,7 +42,9 @@ _unblosc: Any = types.ExternalFunction(
     "streamloss_blosc_decompress_ctx", types.int32(_address, _address, _size, types.int32)
 )
 
-OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+# To open a pipe would else wait for who writes to it.
+_NAMES = ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY")
+_FLAGS = sum((getattr(os, name, 0) for name in _NAMES), os.O_RDONLY)
 _END = os.SEEK_END
 _PLAIN, _ZSTD, _BLOSC = 0, 1, 2
 _BLOSC_HEADER = 16
@@ -128,7 +132,7 @@ def read_parts(
 @functools.cache
 def available() -> bool:
     """Tell whether all functions needed are there, as they are on 64-bit POSIX systems."""
-    if sys.platform == "win32" or sys.maxsize < 2**32 or not hasattr(_read_files, "py_func"):
+    if sys.platform == "win32" or sys.maxsize < 2**32:
         return False
     try:
         functions = {
@@ -176,11 +180,30 @@ def _thread() -> _Thread:
     return _Thread()
 
 
+@contextmanager
+def open_file(path: str) -> Iterator[tuple[int, os.stat_result]]:
+    """Open a file to read it; yield its descriptor and status.
+
+    Raises
+    ------
+    ValueError
+        If there is something else in its place.
+    """
+    file = os.open(path, _FLAGS)
+    try:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no file"
+            raise ValueError(f"what is stored there is {kind}")
+        yield file, status
+    finally:
+        os.close(file)
+
+
 def fetch_file(path: str, buffer: NDArray[np.uint8]) -> int:
     """Read a file if the buffer holds it; return how many bytes it has."""
-    # Unlike `os.open`, this refuses a folder.
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (of thousands)
-        return fetch_part(file.fileno(), 0, os.fstat(file.fileno()).st_size, buffer)
+    with open_file(path) as (file, status):
+        return fetch_part(file, 0, status.st_size, buffer)
 
 
 def fetch_part(file: int, offset: int, size: int, buffer: NDArray[np.uint8]) -> int:
@@ -238,7 +261,7 @@ def _read_files(
             at += 1
             rest %= step
         path[at - 1] = 0
-        file = _open(path.ctypes.data, OPEN_FLAGS)
+        file = _open(path.ctypes.data, _FLAGS)
         if file < 0:
             return number
         size = _lseek(file, 0, _END)

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamloss.chunk_files import (
-    OPEN_FLAGS,
     fetch_file,
     fetch_part,
     fill,
+    open_file,
     read_files,
     read_parts,
 )
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _SMALL = 2**18
 # Index entry of an empty chunk of a shard, twice.
 _EMPTY = 2**64 - 1
+# Half a million objects, as bits.
+_LARGEST_LIST = 2**16
 # A region widened by a halo touches at most eight shards in three dimensions.
 _INDEXES = 8
 
@@ -95,9 +97,11 @@ class DirectReader:
     ----------
     layout
         Where and how the array is stored.
+    listed
+        What `stored` returned, as packed bits; by default it is found out.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, listed: bytes | None = None) -> None:
         self.layout = layout
         self._nbytes = math.prod(layout.chunks) * layout.chain.dtype.itemsize
         # What compiled code decodes, empty if nothing.
@@ -105,11 +109,17 @@ class DirectReader:
         self._codec = layout.chain.only if native and layout.chain.only else ""
         self._start = np.frombuffer(os.fsencode(f"{layout.root}/{layout.prefix}"), np.uint8)
         self._stored: NDArray[np.bool_] | None = None
+        if listed is not None:
+            bits = np.unpackbits(np.frombuffer(listed, np.uint8), count=math.prod(layout.grid))
+            self._stored = bits.astype(np.bool_).reshape(layout.grid)
         # Indexes of the shards that a thread read last, by path.
         self._local = threading.local()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return DirectReader, (self.layout,)
+        listed = None if self._stored is None else np.packbits(self._stored).tobytes()
+        # Each run of blocks takes it along; beyond this, processes list the keys again.
+        small = listed is not None and len(listed) <= _LARGEST_LIST
+        return DirectReader, (self.layout, listed if small else None)
 
     @property
     def object_shape(self) -> tuple[int, ...]:
@@ -194,9 +204,6 @@ class DirectReader:
                 self._read_chunk(functools.partial(fetch_file, path), inside, view)
             else:
                 self._read_shard(self.layout.shards, path, index, inside, view)
-        except IsADirectoryError:
-            # To zarr-python, too, a folder of that name is no chunk.
-            view[...] = self.layout.fill_value
         except ReadError:
             raise
         except Exception as error:
@@ -210,9 +217,7 @@ class DirectReader:
         inside: Region,
         view: NDArray[Any],
     ) -> None:
-        file = os.open(path, OPEN_FLAGS)
-        try:
-            status = os.fstat(file)
+        with open_file(path) as (file, status):
             if status.st_size == 0:
                 raise ValueError("the file is empty")
             key = self.layout.key(index)
@@ -234,8 +239,6 @@ class DirectReader:
                     raise self._failure(chunk, key, error) from error
 
             self._read_grid(inside, view, entries[..., 0] != _EMPTY, together, alone)
-        finally:
-            os.close(file)
 
     def _failure(self, chunk: tuple[int, ...], key: str, error: Exception) -> ReadError:
         return ReadError(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -216,34 +217,33 @@ def _plan(
         if block is not None:
             return cut(box, block, grids, cost)
         size = min(target, even)
-        return plan(box, grids, cost, room(count), size, count, chunkwise=chunkwise)
+        return plan(box, grids, cost, room(count), size, chunkwise=chunkwise)
 
+    fitting: dict[int, Plan] = {}
     for count in range(wanted, 0, -1):
-        try:
+        with suppress(InvalidInputError):
             blocks = blocks_for(count if parts == 1 else 1)
-            if blocks.block_bytes > room(count):
-                raise InvalidInputError("blocks that may not be smaller do not fit")
-        except InvalidInputError:
-            if count > 1:
-                continue
-            smallest = fixed + states + scratch + cost(block or (1,) * ndim)
-            raise MemoryLimitError(
-                f"max_memory is too small: scoring needs at least {format_bytes(smallest)}, "
-                f"{format_bytes(limit)} is allowed"
-            ) from None
-        projected = fixed + count * (blocks.block_bytes + scratch + states)
-        job = Job(
-            task,
-            blocks,
-            arrays["truth"],
-            arrays["prediction"],
-            arrays.get("mask"),
-            arrays.get("weights"),
+            if blocks.block_bytes <= room(count):
+                fitting[count] = blocks
+                if not blocks.rereads:
+                    break
+    if not fitting:
+        smallest = fixed + states + scratch + cost(block or (1,) * ndim)
+        raise MemoryLimitError(
+            f"max_memory is too small: scoring needs at least {format_bytes(smallest)}, "
+            f"{format_bytes(limit)} is allowed"
         )
-        chosen, unstored = _blocks_to_read(job)
-        at_once = max(min(count, len(chosen)), 1)
-        return Run(job, chosen, unstored, at_once, projected, limit, saved)
-    raise AssertionError("unreachable: the loop returns or raises")
+    # Rather fewer workers, each with more memory, than a chunk that is decoded twice.
+    count, blocks = next(
+        ((count, blocks) for count, blocks in fitting.items() if not blocks.rereads),
+        next(iter(fitting.items())),
+    )
+    projected = fixed + count * (blocks.block_bytes + scratch + states)
+    arguments = arrays["truth"], arrays["prediction"], arrays.get("mask"), arrays.get("weights")
+    job = Job(task, blocks, *arguments)
+    chosen, unstored = _blocks_to_read(job)
+    at_once = max(min(count, len(chosen)), 1)
+    return Run(job, chosen, unstored, at_once, projected, limit, saved)
 
 
 def another_pass(run: Run, task: Task) -> Run:

@@ -149,9 +149,9 @@ def _step(codec: dict[str, Any]) -> Step:
     if kind == "lz4":
         return functools.partial(_lz4, numcodecs.LZ4())
     if kind == "gzip":
-        return functools.partial(_inflate, functools.partial(zlib.decompressobj, 31))
+        return functools.partial(_inflate, 31)
     if kind == "zlib":
-        return functools.partial(_inflate, zlib.decompressobj)
+        return functools.partial(_inflate, zlib.MAX_WBITS)
     if kind == "crc32c" and codec.get("location", "end") == "end":
         return undo_crc32c
     if kind in _CHECKSUMS or kind in FILTERS or kind == "shuffle":
@@ -175,48 +175,51 @@ def _decompressors() -> _Decompressors:
 
 
 def _zstd(data: Bytes, target: Bytes) -> Bytes:
-    size = _zstd_size(data)
-    if size < 0:
-        import numcodecs
-
-        # Several frames, one that does not tell its size, or one that is damaged.
-        return np.frombuffer(numcodecs.Zstd().decode(data), np.uint8)
-    if size > target.size:
-        raise ValueError(f"it decodes to {size:,} bytes, expected {target.size:,}")
-    decoded = target if size == target.size else target[:size]
-    done = _decompressors().zstd.stream_reader(data.data).readinto(decoded)
-    if done != size:
-        raise ValueError(f"it ends after {done:,} of {size:,} bytes decoded")
-    return decoded
+    if not _whole_frames(data):
+        raise ValueError("it is no run of whole zstd frames")
+    reader = _decompressors().zstd.stream_reader(data.data, read_across_frames=True)
+    done = 0
+    while done < target.size and (count := reader.readinto(target[done:])):
+        done += count
+    # One byte more than fits tells too many from enough, before they take memory.
+    if done == target.size and reader.read(1):
+        raise ValueError(f"it decodes to more than the {target.size:,} bytes expected")
+    return target if done == target.size else target[:done]
 
 
 @kernel
-def _zstd_size(data: Bytes) -> int:
-    """Return the bytes that data decode to which are one whole frame (RFC 8878, 3.1.1), else -1.
+def _whole_frames(data: Bytes) -> bool:
+    """Tell whether data are one zstd frame or more, the last one whole (RFC 8878, 3.1).
 
     A decompressor stops where a frame ends, or where all it decodes to is there: that nothing
-    follows, and nothing is missing, is seen from the lengths of the blocks.
+    else follows, and nothing is missing, is seen from the lengths of the blocks.
     """
-    # No frame is shorter than what tells its size and one block.
-    if data.size < 9 or _number(data, 0, 4) != 0xFD2FB528:
-        return -1
-    flags = int(data[4])
-    single = (flags >> 5) & 1
-    width = (single, 2, 4, 8)[flags >> 6]
-    start = 5 + (1 - single) + (0, 1, 2, 4)[flags & 3]
-    end = start + width
-    if width == 0 or end > data.size:
-        return -1
-    size = _number(data, start, width) + (256 if width == 2 else 0)
-    last = False
-    while not last:
-        if end + 3 > data.size:
-            return -1
-        block = _number(data, end, 3)
-        last = block & 1 == 1
-        # One byte that is repeated, or as many as the block tells.
-        end += 3 + (1 if (block >> 1) & 3 == 1 else block >> 3)
-    return size if end + 4 * ((flags >> 2) & 1) == data.size else -1
+    at = 0
+    while at < data.size:
+        # No frame is shorter than what tells its size and one block.
+        if data.size - at < 8:
+            return False
+        magic = _number(data, at, 4)
+        if magic >> 4 == 0x184D2A5:
+            # To be skipped.
+            at += 8 + _number(data, at + 4, 4)
+            continue
+        if magic != 0xFD2FB528:
+            return False
+        flags = int(data[at + 4])
+        single = (flags >> 5) & 1
+        width = (single, 2, 4, 8)[flags >> 6]
+        at += 5 + (1 - single) + (0, 1, 2, 4)[flags & 3] + width
+        last = False
+        while not last:
+            if at + 3 > data.size:
+                return False
+            block = _number(data, at, 3)
+            last = block & 1 == 1
+            # One byte that is repeated, or as many as the block tells.
+            at += 3 + (1 if (block >> 1) & 3 == 1 else block >> 3)
+        at += 4 * ((flags >> 2) & 1)
+    return data.size > 0 and at == data.size
 
 
 @inlined
@@ -231,12 +234,7 @@ def _number(data: Bytes, start: int, width: int) -> int:
 def _blosc(codec: Any, data: Bytes, target: Bytes) -> Bytes:
     from numcodecs import blosc
 
-    if data.size < 16:
-        raise ValueError(f"it has {data.size} bytes, fewer than a blosc header")
-    size, _, stored = struct.unpack("<III", data[4:16].tobytes())
-    if stored != data.size:
-        # c-blosc reads as far as the header says, whatever the buffer.
-        raise ValueError(f"it has {data.size:,} bytes, expected {stored:,} by its blosc header")
+    size = blosc_size(data)
     if size > target.size:
         raise ValueError(f"it decodes to {size:,} bytes, expected {target.size:,}")
     decoded = target if size == target.size else target[:size]
@@ -253,6 +251,22 @@ def _blosc(codec: Any, data: Bytes, target: Bytes) -> Bytes:
     return decoded
 
 
+def blosc_size(data: Bytes) -> int:
+    """Return the bytes that a chunk decodes to by its blosc header.
+
+    Raises
+    ------
+    ValueError
+        If it has not the bytes that the header says; c-blosc reads these whatever the buffer.
+    """
+    if data.size < 16:
+        raise ValueError(f"it has {data.size} bytes, fewer than a blosc header")
+    size, _, stored = struct.unpack("<III", data[4:16].tobytes())
+    if stored != data.size:
+        raise ValueError(f"it has {data.size:,} bytes, expected {stored:,} by its blosc header")
+    return int(size)
+
+
 def _lz4(codec: Any, data: Bytes, target: Bytes) -> Bytes:
     size = int.from_bytes(data[:4].tobytes(), "little")
     if size > target.size:
@@ -262,14 +276,16 @@ def _lz4(codec: Any, data: Bytes, target: Bytes) -> Bytes:
     return decoded
 
 
-def _inflate(start: Callable[[], Any], data: Bytes, target: Bytes) -> Bytes:
+def _inflate(window: int, data: Bytes, target: Bytes) -> Bytes:
     """Decompress a stream of zlib, or the several of a gzip file."""
-    stream, done = start(), 0
+    stream, done = zlib.decompressobj(window), 0
     for position in range(0, data.size, _PIECE):
         piece = data[position : position + _PIECE].tobytes()
         while piece:
             if stream.eof:
-                stream = start()
+                if window == zlib.MAX_WBITS:
+                    raise ValueError("it goes on after the end of its zlib stream")
+                stream = zlib.decompressobj(window)
             # One more than fits tells too many from enough.
             decoded = stream.decompress(piece, target.size - done + 1)
             if done + len(decoded) > target.size:

@@ -108,7 +108,7 @@ def layout_of(array: "zarr.Array[Any]", name: str | None = None) -> Layout | Non
     dtype = np.dtype(array.dtype)
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
         return None
-    root = array.store.root / array.path
+    root = (array.store.root / array.path).absolute()
     metadata = array.metadata.to_dict()
     try:
         parse = _parse_v2 if metadata["zarr_format"] == 2 else _parse_v3
@@ -121,7 +121,7 @@ def layout_of(array: "zarr.Array[Any]", name: str | None = None) -> Layout | Non
     native = dtype.newbyteorder("=")
     fill_value = array.metadata.fill_value
     return Layout(
-        name=str(root) if name is None else name,
+        name=str(array.store.root / array.path) if name is None else name,
         root=str(root),
         shape=array.shape,
         chunks=chunks,
@@ -157,8 +157,9 @@ def mark_stored(layout: Layout, stored: NDArray[np.bool_]) -> None:
         top = f"{layout.root}/{layout.prefix.rstrip('/')}"
         # An array without any chunk has no such folder, but a folder of its own.
         os.stat(layout.root)  # noqa: PTH116
-        if os.path.isdir(top):  # noqa: PTH112
-            walk(top, stored)
+        if os.path.lexists(top):
+            with suppress(NotADirectoryError):
+                walk(top, stored)
         return
     if nested:
         walk(layout.root, stored)

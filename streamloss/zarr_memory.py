@@ -30,7 +30,6 @@ def read_bytes(
             2
         ]
         for codec in codecs
-        if codec is not None
     }
     # Python's streaming decompressors join pieces, so they hold the output twice.
     copies, scratch = (5, 2**17) if names & {"gzip", "zlib", "bz2", "lzma"} else (3, 0)

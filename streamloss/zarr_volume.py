@@ -46,6 +46,17 @@ class ZarrVolume:
     """Reads the files; zarr-python does where it is None."""
     held_bytes: int = 0
 
+    def __post_init__(self) -> None:
+        if self.direct is None:
+            from streamloss.checked_blosc import check_blosc
+
+            check_blosc(self.codecs)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Codecs within shards are made anew.
+        self.__dict__.update(state)
+        self.__post_init__()
+
     @property
     def reader(self) -> str:
         """What reads the voxels."""
@@ -119,17 +130,23 @@ class ZarrVolume:
         return {}
 
     @property
+    def codecs(self) -> list[Any]:
+        """What encodes a chunk, in that order: codecs of zarr-python, or of numcodecs for v2."""
+        metadata = self.array.metadata
+        if metadata.zarr_format == 3:
+            return list(metadata.codecs)
+        return [codec for codec in (*(metadata.filters or ()), metadata.compressor) if codec]
+
+    @property
     def details(self) -> dict[str, Any]:
         """Further facts for `inspect`; reads the metadata of an image's other levels."""
-        metadata = self.array.metadata
-        if metadata.zarr_format == 2:
-            codecs = [codec.get_config() for codec in metadata.filters or ()]
-            codecs += [metadata.compressor.get_config()] if metadata.compressor else []
-        else:
-            codecs = [codec.to_dict() for codec in metadata.codecs]
+        version = self.array.metadata.zarr_format
+        configurations = [
+            codec.get_config() if version == 2 else codec.to_dict() for codec in self.codecs
+        ]
         facts: dict[str, Any] = {
-            "format": f"Zarr v{metadata.zarr_format}",
-            "codecs": [_readable(codec) for codec in codecs],
+            "format": f"Zarr v{version}",
+            "codecs": [_readable(codec) for codec in configurations],
             "shards": self.array.shards,
             "order": self.array.order,
             "fill_value": self.fill_value.item(),
@@ -187,15 +204,10 @@ class ZarrVolume:
         import zarr
 
         metadata = self.array.metadata
-        codecs = (
-            [*(metadata.filters or ()), metadata.compressor]
-            if metadata.zarr_format == 2
-            else list(metadata.codecs)
-        )
         # A v2 filter may store a wider type than the one it decodes to.
         itemsize = 8 if metadata.zarr_format == 2 and metadata.filters else self.dtype.itemsize
         return read_bytes(
-            codecs,
+            self.codecs,
             region,
             self.array.shards or self.chunks,
             itemsize,
@@ -263,11 +275,8 @@ def _keys(array: "zarr.Array[Any]") -> Iterator[str]:
     from zarr.storage import LocalStore
 
     if isinstance(array.store, LocalStore):
-        root = array.store.root / array.path
-        # LocalStore.list_prefix asks for the status of each file.
-        for folder, _, files in os.walk(root, onerror=_raise):
-            prefix = Path(folder).relative_to(root).as_posix()
-            yield from files if prefix == "." else (f"{prefix}/{file}" for file in files)
+        # A key has a number for each axis, perhaps after a prefix.
+        yield from _files(array.store.root / array.path, "", array.ndim + 1)
         return
     if not array.store.supports_listing:
         raise NotImplementedError
@@ -276,8 +285,19 @@ def _keys(array: "zarr.Array[Any]") -> Iterator[str]:
         yield key.removeprefix(prefix)
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _files(folder: Path, prefix: str, depth: int) -> Iterator[str]:
+    """Yield the files below a folder, at most so many folders deep, those of links too."""
+    # LocalStore.list_prefix asks for the status of each file.
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                if depth > 1:
+                    yield from _files(folder / entry.name, f"{prefix}{entry.name}/", depth - 1)
+                continue
+            if entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110
+                # zarr-python would read the fill value.
+                raise ReadError(f"cannot list {folder}: {entry.name!r} is a link to nowhere")
+            yield f"{prefix}{entry.name}"
 
 
 def _readable(value: Any) -> str:

@@ -26,10 +26,10 @@ def problems(draw):
     return tuple(shape), tuple(region), grids
 
 
-@given(problems(), st.integers(1, 500), st.integers(1, 2000), st.integers(1, 4))
-def test_blocks_cover_the_region_exactly_once_within_the_limit(problem, limit, target, workers):
+@given(problems(), st.integers(1, 500), st.integers(1, 2000))
+def test_blocks_cover_the_region_exactly_once_within_the_limit(problem, limit, target):
     shape, region, grids = problem
-    made = plan(region, grids, bytes_of, limit, target, workers)
+    made = plan(region, grids, bytes_of, limit, target)
     seen = np.zeros(shape, int)
     for number in range(len(made)):
         box = made.block(number)
@@ -42,9 +42,9 @@ def test_blocks_cover_the_region_exactly_once_within_the_limit(problem, limit, t
 
 
 @given(problems())
-def test_no_chunk_is_read_twice_where_memory_and_workers_allow(problem):
+def test_no_chunk_is_read_twice_where_memory_allows(problem):
     _, region, grids = problem
-    made = plan(region, grids, bytes_of, 10**9, 1, workers=1)
+    made = plan(region, grids, bytes_of, 10**9, 1)
     assert not made.rereads
     for chunks in grids:
         for part, size, chunk in zip(region, made.block_shape, chunks, strict=True):

@@ -119,11 +119,12 @@ def touched(region: list[tuple[int, int]], chunks: tuple[int, ...]) -> int:
         ((33, 17, 50), (20, 96, 25)),
     ],
 )
-def test_every_chunk_is_decoded_once(tmp_path, chunks, others, region):
+@pytest.mark.parametrize("workers", [1, 3])
+def test_every_chunk_is_decoded_once(tmp_path, chunks, others, region, workers):
     truth = write(tmp_path / "truth", SHAPE, chunks=chunks)
     prediction = write(tmp_path / "prediction", SHAPE, chunks=others)
     with counted_decodes() as decodes:
-        sl.score(truth, prediction, classes=4, region=region, workers=1)
+        sl.score(truth, prediction, classes=4, region=region, workers=workers)
     box = region or [(0, size) for size in SHAPE]
     assert set(decodes.counts.values()) == {1}
     assert len(decodes.files(truth)) == touched(box, chunks)

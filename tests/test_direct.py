@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import pickle
+import resource
 import shutil
 import tracemalloc
 import warnings
@@ -29,7 +30,7 @@ from zarr.codecs import (
 )
 from zarr.storage import LocalStore, MemoryStore
 
-from streamloss import chunk_files, zarr_codecs
+from streamloss import chunk_files, direct, zarr_codecs
 from streamloss.direct import DirectReader, open_direct
 from streamloss.errors import ReadError
 
@@ -374,12 +375,53 @@ def test_other_files_are_no_chunks(tmp_path, separator):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"no chunk")
     assert not open_direct(array).stored().any()
-    # Nor are folders, or files in place of folders.
-    (tmp_path / f"1{separator}1").mkdir(parents=True)
+    # Nor are files in place of folders.
     if separator == "/":
         shutil.rmtree(tmp_path / "0")
         (tmp_path / "0").write_bytes(b"no folder of chunks")
     assert (read(open_direct(array), everything(array), "u1") == array.fill_value).all()
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("kind", ["a folder", "no file"])
+def test_what_is_no_file_in_the_place_of_a_chunk_is_an_error_not_fill(tmp_path, sharded, kind):
+    array = checked(tmp_path, sharded=sharded)
+    path = tmp_path / "c/0/0"
+    path.unlink(missing_ok=True)
+    path.mkdir() if kind == "a folder" else os.mkfifo(path)
+    with pytest.raises(ReadError, match=rf"'c/0/0': what is stored there is {kind}"):
+        read(open_direct(array), everything(array), "i2")
+
+
+@pytest.mark.parametrize("at", ["c", "c/1"])
+def test_a_folder_that_links_to_nowhere_is_an_error_not_fill(tmp_path, at):
+    array = checked(tmp_path, sharded=False)
+    shutil.rmtree(tmp_path / at, ignore_errors=True)
+    (tmp_path / at).symlink_to(tmp_path / "unmounted")
+    with pytest.raises(ReadError, match="cannot list the chunks"):
+        open_direct(array).stored()
+
+
+def test_a_reader_takes_its_list_of_chunks_along(tmp_path, monkeypatch):
+    array = checked(tmp_path, sharded=False)
+    reader = open_direct(array)
+    stored = reader.stored()
+    monkeypatch.setattr(os, "listdir", None)
+    assert (pickle.loads(pickle.dumps(reader)).stored() == stored).all()
+    monkeypatch.setattr(direct, "_LARGEST_LIST", 0)
+    with pytest.raises(TypeError):
+        pickle.loads(pickle.dumps(reader)).stored()
+
+
+def test_files_are_those_of_the_folder_the_array_was_opened_in(tmp_path, monkeypatch):
+    checked(tmp_path / "here", sharded=False)
+    (tmp_path / "elsewhere" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    array = zarr.open_array("here", mode="r")
+    reader = open_direct(array)
+    expected = array[...]
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert (read(reader, everything(array), "i2") == expected).all()
 
 
 def test_unstored_chunks_are_not_opened(tmp_path, monkeypatch):
@@ -585,11 +627,28 @@ def test_blosc_starts_no_threads_and_keeps_the_choice_of_the_process(tmp_path, m
 
 
 @pytest.mark.parametrize("size", [1, 255, 256, 65_791, 65_792, 300_000])
-def test_a_frame_is_known_to_be_whole(size):
+def test_frames_are_known_to_be_whole(size):
     voxels = np.random.default_rng(size).integers(0, 9, size).astype("u1")
     frame = np.frombuffer(numcodecs.Zstd(checksum=size % 2 == 0).encode(voxels), np.uint8)
-    assert zarr_codecs._zstd_size(frame) == size
-    assert zarr_codecs._zstd_size(np.append(frame, np.uint8(0))) == -1
+    assert zarr_codecs._whole_frames(frame)
+    assert zarr_codecs._whole_frames(np.concatenate([frame, frame]))
+    assert not zarr_codecs._whole_frames(np.append(frame, np.uint8(0)))
     for length in {*range(min(frame.size, 40)), *range(0, frame.size, 997), frame.size - 1}:
-        assert zarr_codecs._zstd_size(frame[:length]) == -1
-    assert zarr_codecs._zstd_size(np.zeros(40, np.uint8)) == -1
+        assert not zarr_codecs._whole_frames(frame[:length])
+    assert not zarr_codecs._whole_frames(np.zeros(40, np.uint8))
+
+
+def test_a_frame_that_decodes_to_far_more_is_refused_before_it_takes_memory(tmp_path):
+    array = zarr.create_array(
+        tmp_path, shape=(300,), chunks=(300,), dtype="u1", compressors=ZstdCodec()
+    )
+    # Blocks of one byte that is repeated 128 Ki times, in a frame that does not tell its size.
+    block = (2**17 << 3 | 2).to_bytes(3, "little") + b"x"
+    last = (2**17 << 3 | 3).to_bytes(3, "little") + b"x"
+    path = tmp_path / "c/0"
+    path.parent.mkdir()
+    path.write_bytes(b"\x28\xb5\x2f\xfd\x00\x50" + 4000 * block + last)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ReadError, match="more than the 300 bytes expected"):
+        read(open_direct(array), (slice(0, 300),), "u1")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000

@@ -41,6 +41,7 @@ ORDER = [
     "partial",
     "chunk_files",
     "zarr_codecs",
+    "checked_blosc",
     "zarr_layout",
     "direct",
     "ome",

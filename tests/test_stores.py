@@ -1,7 +1,9 @@
 """Every storage format reads what was written, and says clearly what it cannot read."""
 
 import json
+import math
 import pickle
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -379,6 +381,67 @@ def test_a_truncated_chunk_is_named(tmp_path, layout, key):
     with pytest.raises(ReadError, match=message) as caught:
         read(volume)
     assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("source", ["folder", "zip"])
+@pytest.mark.parametrize("cut", [1, 7, None])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"compressors": BloscCodec(cname="lz4")},
+        {"compressors": BloscCodec(cname="zstd", shuffle="noshuffle")},
+        {"compressors": BloscCodec(cname="zstd"), "shards": (10, 16, 12)},
+        {"compressors": numcodecs.Blosc("lz4"), "zarr_format": 2},
+        {},
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3")
+def test_blosc_of_zarr_python_never_reads_beyond_a_cut_chunk(tmp_path, layout, cut, source):
+    # Whatever lies behind the buffer would be decoded, so that a cut might go unnoticed.
+    if "shards" in layout:
+        codecs = [BytesCodec(), layout["compressors"]]
+        start = ShardingCodec(chunk_shape=CHUNKS, codecs=codecs, index_location="start")
+        layout = {"serializer": start, "compressors": None, "chunks": layout["shards"]}
+    # To make one warns that it is no part of Zarr v3.
+    layout = layout or {"compressors": zarr.codecs.numcodecs.Blosc(cname="lz4")}
+    options = {"chunks": CHUNKS, **layout}
+    array = zarr.create_array(tmp_path / "a", data=voxels(), **options)
+    last = max(path for path in (tmp_path / "a").rglob("*") if path.name[0].isdigit())
+    content = last.read_bytes()
+    last.write_bytes(content[:-cut] if cut else content + b"1")
+    place = tmp_path / "a"
+    if source == "zip":
+        place = Path(shutil.make_archive(str(tmp_path / "a.zarr"), "zip", tmp_path / "a"))
+    volume = open_volume(place, role="truth", reader="zarr")
+    if cut is None and "serializer" in layout:
+        assert (read(volume) == array[...]).all()
+        return
+    with pytest.raises(ReadError, match=r"expected .* by its blosc header"):
+        read(volume)
+    # Neither what tells of the codecs nor a copy in another process forgets it.
+    assert "blosc" in str(volume.details["codecs"])
+    with pytest.raises(ReadError, match=r"expected .* by its blosc header"):
+        read(pickle.loads(pickle.dumps(volume)))
+
+
+def test_a_link_to_nowhere_is_no_fill_to_zarr_python_either(tmp_path):
+    zarr.create_array(tmp_path / "a", data=voxels(), chunks=CHUNKS)
+    (tmp_path / "a" / "c/1/2/0").unlink()
+    (tmp_path / "a" / "c/1/2/0").symlink_to(tmp_path / "annex")
+    volume = open_volume(tmp_path / "a", role="truth", reader="zarr")
+    with pytest.raises(ReadError, match="'0' is a link to nowhere"):
+        _ = volume.stored_chunks
+
+
+def test_linked_folders_of_chunks_are_stored(tmp_path):
+    array = zarr.create_array(tmp_path / "a", data=voxels(), chunks=CHUNKS)
+    (tmp_path / "a" / "c/1").rename(tmp_path / "elsewhere")
+    (tmp_path / "a" / "c/1").symlink_to(tmp_path / "elsewhere")
+    for reader in ("direct", "zarr"):
+        stored = open_volume(tmp_path / "a", role="truth", reader=reader).stored_chunks
+        assert stored.missing == 0
+        assert stored.total == math.prod(array.cdata_shape)
 
 
 def test_a_failing_task_of_a_dask_array_keeps_its_cause():

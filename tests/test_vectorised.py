@@ -8,6 +8,7 @@ import pytest
 from numba import njit
 
 from streamloss import exact, pairs, slab, words
+from streamloss._jit import _FLAGS
 from streamloss.metrics import class_counts, likelihood, probability_sums
 
 pytestmark = pytest.mark.skipif(
@@ -82,8 +83,7 @@ CASES = {
 
 def assembly(function, arguments):
     # Compiled anew: what comes from the cache cannot be inspected.
-    flags = {"nogil": True, "error_model": "numpy"}
-    fresh = njit(**flags)(function.py_func)
+    fresh = njit(**_FLAGS)(function.py_func)
     fresh(*arguments)
     (text,) = fresh.inspect_asm().values()
     return text

@@ -239,7 +239,11 @@ def _groups_around(array: "zarr.Array[Any]") -> Iterator[tuple["zarr.Group", str
 
 
 def _has_metadata(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in METADATA)
+    try:
+        return any((folder / name).is_file() for name in METADATA)
+    except PermissionError:
+        # Whoever opens it tells.
+        return True
 
 
 def _images(group: "zarr.Group", prefix: str) -> Iterator[tuple[str, Any]]:
