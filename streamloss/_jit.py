@@ -16,7 +16,7 @@ from streamloss.errors import InvalidInputError
 from streamloss.kernel_cache import KernelCache
 
 # Without the compiler a voxel takes microseconds, and bit casts have no counterpart.
-if config.DISABLE_JIT:
+if config.DISABLE_JIT:  # type: ignore[attr-defined]
     raise InvalidInputError("kernels must be compiled: unset NUMBA_DISABLE_JIT")
 
 F = TypeVar("F", bound=Callable[..., Any])

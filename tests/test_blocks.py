@@ -1,6 +1,8 @@
 """Blocks cover a region once, keep to chunk borders and to the memory limit."""
 
+import itertools
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -46,9 +48,19 @@ def test_no_chunk_is_read_twice_where_memory_allows(problem):
     _, region, grids = problem
     made = plan(region, grids, bytes_of, 10**9, 1)
     assert not made.rereads
+    boxes = [made.block(number) for number in range(len(made))]
     for chunks in grids:
-        for part, size, chunk in zip(region, made.block_shape, chunks, strict=True):
-            assert size % chunk == 0 or size >= part.stop
+        read = Counter(
+            index
+            for box in boxes
+            for index in itertools.product(
+                *(
+                    range(part.start // chunk, -(-part.stop // chunk))
+                    for part, chunk in zip(box, chunks, strict=True)
+                )
+            )
+        )
+        assert set(read.values()) == {1}
 
 
 @given(problems(), st.data())
