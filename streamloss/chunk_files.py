@@ -90,9 +90,9 @@ def read_files(
     if not available():
         return skip
     sizes = np.array([(part.start, len(part)) for part in box], np.int64)
-    context = _thread().zstd.address
+    zstd = _zstd_context()
     done: int = _read_files(
-        start, ord(separator), sizes, skip, target, buffer, CODECS[codec], context
+        start, ord(separator), sizes, skip, target, buffer, CODECS[codec], zstd.address
     )
     return done
 
@@ -124,8 +124,8 @@ def read_parts(
     """
     if not available():
         return skip
-    context = _thread().zstd.address
-    done: int = _read_parts(file, parts, skip, target, buffer, CODECS[codec], context)
+    zstd = _zstd_context()
+    done: int = _read_parts(file, parts, skip, target, buffer, CODECS[codec], zstd.address)
     return done
 
 
@@ -139,7 +139,7 @@ def available() -> bool:
             "ZSTD_decompressDCtx": _library("zstd").ZSTD_decompressDCtx,
             "blosc_decompress_ctx": _library("blosc").blosc_decompress_ctx,
         }
-        _thread()
+        _zstd_context()
     except (AttributeError, ImportError, OSError):
         return False
     for name, function in functions.items():
@@ -168,16 +168,16 @@ class _ZstdContext:
         self._free(self.address)
 
 
-class _Thread(threading.local):
-    """What each thread has of its own."""
-
-    def __init__(self) -> None:
-        self.zstd = _ZstdContext()
+_local = threading.local()
 
 
-@functools.cache
-def _thread() -> _Thread:
-    return _Thread()
+def _zstd_context() -> _ZstdContext:
+    """Return this thread's context, to be held as long as its address is in use."""
+    try:
+        context: _ZstdContext = _local.zstd
+    except AttributeError:
+        context = _local.zstd = _ZstdContext()
+    return context
 
 
 @contextmanager

@@ -1,5 +1,9 @@
 """Chunks decoded in their place by compiled code: the bytes of zarr-python, and its refusals."""
 
+import subprocess
+import sys
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -157,19 +161,46 @@ def test_paths_have_numbers_of_any_length(tmp_path):
     assert (read(open_direct(array), (slice(5, 1234),)) == array[5:]).all()
 
 
-def test_each_thread_has_a_decompressor_that_goes_with_it(tmp_path):
-    import threading
+def test_each_thread_has_a_decompressor_that_goes_with_it():
+    mine = chunk_files._zstd_context()
+    assert chunk_files._zstd_context() is mine
+    with ThreadPoolExecutor(1) as pool:
+        other = weakref.ref(pool.submit(chunk_files._zstd_context).result())
+        assert other() is not mine
+        assert other() is not None
+    assert other() is None
 
-    array = made(tmp_path, (48, 4, 4), (4, 4, 4), codec=ZstdCodec())
+
+THREADS = """
+import sys, threading
+import numpy as np, zarr
+from streamloss.direct import open_direct
+
+array = zarr.open_array(sys.argv[1], mode="r")
+region = tuple(slice(0, size) for size in array.shape)
+start = threading.Barrier(16)
+
+def read():
     reader = open_direct(array)
-    region = tuple(slice(0, size) for size in array.shape)
-    got = []
-    threads = [threading.Thread(target=lambda: got.append(read(reader, region))) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all((one == array[...]).all() for one in got)
+    out = np.empty(array.shape, array.dtype)
+    start.wait()
+    for _ in range(3):
+        reader.read(region, out)
+    assert (out == array[...]).all()
+
+threads = [threading.Thread(target=read) for _ in range(16)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print("done")
+"""
+
+
+def test_threads_that_decode_first_at_once_keep_their_decompressors(tmp_path):
+    made(tmp_path, (480, 16, 16), (4, 16, 16), codec=ZstdCodec())
+    done = subprocess.run([sys.executable, "-c", THREADS, tmp_path], capture_output=True, text=True)
+    assert done.stdout == "done\n", done.stderr
 
 
 def test_frames_that_do_not_tell_their_size_are_read(tmp_path):
