@@ -4,19 +4,21 @@ What travels are the settings, the numbers of blocks and the addresses of volume
 voxels. Dask is imported when it is used.
 """
 
-import math
+import logging
 import pickle
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
+from io import BytesIO
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from streamloss.errors import InvalidInputError, WorkerError
+from streamloss.errors import InvalidInputError, WorkerError, cause_of
 from streamloss.partial import Partial
 from streamloss.volume import Volume
 
@@ -27,8 +29,11 @@ if TYPE_CHECKING:
 _FAN_IN = 8
 # Runs for each thread that are asked for together; the next are asked for before these are done.
 _RUNS_AT_ONCE = 2
-# What a volume is without its voxels: metadata, and which of its chunks are stored.
+# What a volume is without its voxels: metadata, which of its chunks are stored, or a graph of
+# tasks that read files, of half a kilobyte each.
 _LARGEST_VOLUME = 32 * 2**20
+# Bytes of the arrays in it, such as the constants of a graph, that do not list its chunks.
+_LARGEST_ARRAYS = 2**20
 
 
 def is_client(executor: Any) -> TypeGuard["Client"]:
@@ -62,11 +67,22 @@ def open_client(executor: Any, workers: int) -> Iterator["Client"]:
     with (
         dask.config.set({"distributed.worker.multiprocessing-method": "spawn"}),
         distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=":0"
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=":0",
+            # What ends a run is raised; the log would tell of workers that go when it does.
+            silence_logs=logging.CRITICAL,
         ) as local,
         distributed.Client(local) as client,
     ):
+        # Ctrl-C reaches every process of a terminal; this one decides what it means.
+        client.run(_ignore_interrupts)
         yield client
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def client_in_use() -> Any:
@@ -101,22 +117,40 @@ def refuse_voxels(volumes: Iterable[Volume]) -> None:
     Raises
     ------
     InvalidInputError
-        If one is in memory; names it.
+        If one is in memory, or a graph of tasks that holds voxels; names it.
     """
     for volume in volumes:
         seen = volume.view((slice(0, 1),) * len(volume.shape))
-        if seen is not None and not isinstance(seen, np.memmap):
-            size = math.inf
-        else:
-            try:
-                size = len(pickle.dumps(volume))
-            except (pickle.PicklingError, TypeError, AttributeError):
-                size = math.inf
-        if size > _LARGEST_VOLUME:
+        whole = BytesIO()
+        pickler = _Pickler(whole)
+        try:
+            pickler.dump(volume)
+            size = whole.tell()
+        except (pickle.PicklingError, TypeError, AttributeError):
+            size = _LARGEST_VOLUME + 1
+        stored = volume.stored_chunks
+        listed = 0 if stored is None else stored.grid.nbytes
+        if (
+            (seen is not None and not isinstance(seen, np.memmap))
+            or size > _LARGEST_VOLUME
+            or pickler.array_bytes > _LARGEST_ARRAYS + listed
+        ):
             raise InvalidInputError(
-                f"Dask workers cannot open {volume.name}, which is in the memory of this process: "
+                f"Dask workers cannot open {volume.name}, which is in the memory of this process "
+                f"(a graph of tasks may hold {_LARGEST_ARRAYS // 2**20} MiB of arrays): "
                 "store it, and pass its path or URL"
             )
+
+
+class _Pickler(pickle.Pickler):
+    """Counts the bytes of the arrays that it pickles."""
+
+    array_bytes = 0
+
+    def reducer_override(self, found: Any) -> Any:
+        if isinstance(found, np.ndarray):
+            self.array_bytes += found.nbytes
+        return NotImplemented
 
 
 def add_up(
@@ -130,9 +164,9 @@ def add_up(
     Raises
     ------
     WorkerError
-        If the workers that got some item ended again and again.
+        If the workers that got some item ended again and again, or the cluster went away.
     """
-    from distributed import KilledWorker
+    from distributed import CancelledError, KilledWorker
 
     size = _RUNS_AT_ONCE * width
     waiting: deque[tuple[int, Future[Any]]] = deque()
@@ -151,8 +185,16 @@ def add_up(
         raise WorkerError(
             f"the Dask workers that scored some blocks ended again and again: {error}"
         ) from error
+    except Exception as error:
+        # What a closed client raises depends on the version.
+        if isinstance(error, CancelledError) or client.status == "closed":
+            raise WorkerError(
+                f"the Dask cluster went away before its work was done: {cause_of(error)}"
+            ) from error
+        raise
     finally:
-        client.cancel([future for _, future in waiting])
+        if client.status != "closed":
+            client.cancel([future for _, future in waiting])
 
 
 def _tree(client: "Client", futures: list["Future[Any]"]) -> "Future[Any]":

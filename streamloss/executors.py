@@ -5,6 +5,7 @@ function does.
 """
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
@@ -42,12 +43,18 @@ def check_executor(executor: Any) -> None:
     Raises
     ------
     InvalidInputError
-        Names those that there are.
+        Names those that there are, or tells how to make a pool that does not fork.
     """
     if not (isinstance(executor, Executor) or cluster.is_client(executor) or executor in EXECUTORS):
         raise InvalidInputError(
             f"unknown executor '{executor}': expected {', '.join(EXECUTORS)}, "
             "a concurrent.futures.Executor or a distributed.Client"
+        )
+    start_method = getattr(getattr(executor, "_mp_context", None), "get_start_method", None)
+    if start_method is not None and start_method() == "fork":
+        raise InvalidInputError(
+            f"the {type(executor).__name__} forks, which can deadlock a process that runs threads: "
+            'make it with mp_context=multiprocessing.get_context("spawn")'
         )
 
 
@@ -67,12 +74,27 @@ def open_executor(executor: Any, workers: int) -> Iterator[Pool]:
 
         # Forking a process that runs threads can deadlock, so they are spawned.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
             yield _ordered(pool, workers)
     else:
         with cluster.open_client(executor, workers) as client:
             width = sum(cluster.threads(client))
             yield Pool(partial(cluster.add_up, client, width), width)
+
+
+def _end_with_parent() -> None:
+    """Let this process end with the one that started it, which may be killed.
+
+    A worker waits for work on a pipe that the others hold open as well, so it would wait forever.
+    """
+    from multiprocessing import parent_process
+
+    def watch() -> None:
+        if parent := parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _ordered(pool: Executor, workers: int) -> Pool:

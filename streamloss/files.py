@@ -1,7 +1,9 @@
 """Writes files that appear complete or not at all, whatever ends the process meanwhile."""
 
+import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -14,26 +16,48 @@ def write_whole(path: Path, parts: Iterable[bytes | memoryview]) -> None:
         What is there already is replaced, or left as it is if anything fails.
     parts
         The content.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, as on a full disk; names the file.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with named_failure(path):
+        try:
+            with temporary.open("wb") as file:
+                file.writelines(parts)
+                file.flush()
+                # Without this a file may have its name before its content when a machine goes
+                # down.
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _keep_name(path.parent)
+
+
+@contextmanager
+def named_failure(path: Path) -> Iterator[None]:
+    """Let an `OSError` name the file that could not be written, which a full disk does not."""
     try:
-        with temporary.open("wb") as file:
-            file.writelines(parts)
-            file.flush()
-            # Without this a file may have its name before its content when a machine goes down.
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _keep_name(path.parent)
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
 
 
 def _keep_name(folder: Path) -> None:
-    """See that the names in a folder are on the disk."""
+    """See that the names in a folder are on the disk, where that can be asked for."""
     if os.name == "nt":
         return
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        # Some network drives cannot, and a folder may be open for writing but not for reading.
+        if error.errno not in (errno.EACCES, errno.EBADF, errno.EINVAL):
+            raise

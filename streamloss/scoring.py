@@ -130,8 +130,9 @@ def score(
     workers
         Blocks scored at once; by default one per core.
     executor
-        "threads", "processes" or "serial"; any `concurrent.futures.Executor`,
-        of which `workers` tells how many blocks it takes at once; a
+        "threads", "processes" or "serial"; any `concurrent.futures.Executor`
+        that does not fork, of which `workers` tells how many blocks it takes at
+        once; a
         `distributed.Client`, or "dask" for the one in use or else a cluster of
         processes on this machine. With a client `max_memory` bounds each worker
         process.

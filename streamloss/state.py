@@ -108,6 +108,8 @@ def load_sum(path: str | os.PathLike[str], questions: Mapping[str, Any] | None =
 
 def _not_a_state(path: str | os.PathLike[str], content: bytes) -> str:
     """Tell why a file that does not begin as a state file does is none."""
+    if MAGIC.startswith(content):
+        return f"the state file '{path}' is truncated: it has {len(content)} bytes"
     name, _, number = MAGIC.partition(b"/")
     if content.startswith(name):
         other = content[len(name) + 1 :].partition(b"\n")[0][:20].decode(errors="replace")
@@ -115,8 +117,6 @@ def _not_a_state(path: str | os.PathLike[str], content: bytes) -> str:
             f"the state file '{path}' is of version {other}, "
             f"this version of streamloss reads {number.decode().strip()}"
         )
-    if MAGIC.startswith(content):
-        return f"the state file '{path}' is truncated: it has {len(content)} bytes"
     return f"'{path}' is not a state file of streamloss"
 
 

@@ -301,8 +301,9 @@ def test_a_process_killed_again_and_again_ends_with_the_same_bytes(large, tmp_pa
     assert payload(sl.Result.from_json(output.read_text())) == expected
 
 
-@pytest.mark.usefixtures("saves_often")
-def test_a_full_file_system_neither_ends_a_run_nor_its_checkpoint(volumes, tmp_path):
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 32 KiB."""
     place = tmp_path / "small"
     place.mkdir()
     mounted = subprocess.run(
@@ -310,24 +311,43 @@ def test_a_full_file_system_neither_ends_a_run_nor_its_checkpoint(volumes, tmp_p
     )
     if mounted.returncode:
         pytest.skip("no file system can be mounted here")
-    try:
-        folder = place / "saved"
-        expected = payload(sl.score(*volumes, executor="serial"))
-        with pytest.raises(Stopped):
-            sl.score(*volumes, checkpoint=folder, executor="serial", progress=stop_after(4))
-        before = blocks_done(folder)
-        assert before
-        with (place / "filler").open("wb", buffering=0) as filler, suppress(OSError):
-            while True:
-                filler.write(bytes(1024))
-        with pytest.warns(RuntimeWarning, match="No space left on device"):
-            result = sl.score(*volumes, checkpoint=folder, executor="serial")
-        assert payload(result) == expected
-        assert blocks_done(folder) == before
-        (place / "filler").unlink()
-        assert payload(sl.score(*volumes, checkpoint=folder, executor="serial")) == expected
-    finally:
-        subprocess.run(["umount", place], check=True)
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def fill(place):
+    """Fill a file system with a file, and return that."""
+    with (place / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(bytes(1024))
+    return place / "filler"
+
+
+@pytest.mark.usefixtures("saves_often")
+def test_a_full_file_system_neither_ends_a_run_nor_its_checkpoint(volumes, small_disk):
+    folder = small_disk / "saved"
+    expected = payload(sl.score(*volumes, executor="serial"))
+    with pytest.raises(Stopped):
+        sl.score(*volumes, checkpoint=folder, executor="serial", progress=stop_after(4))
+    before = blocks_done(folder)
+    assert before
+    filler = fill(small_disk)
+    with pytest.warns(RuntimeWarning, match="No space left on device"):
+        result = sl.score(*volumes, checkpoint=folder, executor="serial")
+    assert payload(result) == expected
+    assert blocks_done(folder) == before
+    filler.unlink()
+    assert payload(sl.score(*volumes, checkpoint=folder, executor="serial")) == expected
+
+
+def test_a_checkpoint_on_a_disk_that_is_full_is_refused_before_work(volumes, small_disk):
+    fill(small_disk)
+    started = []
+    with pytest.raises(
+        sl.InvalidInputError, match=r"cannot write to the checkpoint .*No space left"
+    ):
+        sl.score(*volumes, checkpoint=small_disk, progress=lambda *n: started.append(n))
+    assert not started
 
 
 @pytest.mark.usefixtures("saves_often")

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import stat
 import subprocess
 import sys
 import warnings
@@ -442,3 +443,35 @@ def test_a_checkpoint_that_cannot_be_saved_is_a_warning(run, tmp_path, monkeypat
     assert out.startswith("metric,")
     assert err.startswith("warning: the checkpoint ")
     assert err.endswith("could not be saved, the run goes on: No space left on device\n")
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv", "--save-state"])
+def test_a_file_that_does_not_fit_on_the_disk_is_named(run, tmp_path, monkeypatch, option):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    target = tmp_path / "output"
+    code, out, err = run("score", "truth.zarr", "prediction.zarr", option, target)
+    assert (code, out, err) == (1, "", f"error: {target}: No space left on device\n")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device here")
+def test_a_full_device_is_named(run):
+    code, out, err = run("score", "truth.zarr", "prediction.zarr", "--json", "/dev/full")
+    assert (code, out, err) == (1, "", "error: /dev/full: No space left on device\n")
+
+
+def test_a_file_is_written_where_folders_cannot_be_flushed(run, tmp_path, monkeypatch):
+    flush = os.fsync
+
+    def fsync(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(22, "Invalid argument")
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    target = tmp_path / "scores.json"
+    assert run("score", "truth.zarr", "prediction.zarr", "--json", target)[0] == 0
+    assert json.loads(target.read_text())

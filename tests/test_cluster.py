@@ -3,10 +3,13 @@
 import os
 import pickle
 import signal
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import dask
+import dask.array
 import loky
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from distributed import Client, LocalCluster
 
 import streamloss as sl
 from streamloss import checkpoint, cluster, execution, prepare
+from streamloss.stores import open_volume
 from tests.strategies import runs_of
 from tests.test_checkpoint import Stopped, payload, stop_after
 
@@ -100,6 +104,52 @@ def test_workers_that_end_again_and_again_end_the_run_with_a_sentence(client, fo
     client.wait_for_workers(2, timeout=120)
 
 
+@pytest.mark.parametrize("closed", ["client", "cluster"])
+def test_a_cluster_that_is_closed_in_the_run_ends_it_with_a_sentence(folder, closed):
+    volumes = folder / "truth.zarr", folder / "prediction.zarr"
+    with (
+        LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as local,
+        Client(local, set_as_default=False) as client,
+    ):
+        closing = {"client": client, "cluster": local}[closed]
+
+        def close(done, total):
+            if done:
+                closing.close()
+
+        with pytest.raises(sl.WorkerError, match="Dask cluster went away before its work was done"):
+            sl.score(*volumes, executor=client, progress=close)
+
+
+INTERRUPTED = """
+import os, signal, sys
+import streamloss as sl
+from streamloss import execution, prepare
+prepare.TARGET_BLOCK_VOXELS, execution.LARGE_RUN = {"direct": 1}, 1
+
+def interrupt(done, total):
+    if done:
+        os.killpg(0, signal.SIGINT)
+
+try:
+    sl.score(*sys.argv[1:], executor="dask", workers=2, progress=interrupt)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_an_interrupt_of_all_processes_of_a_cluster_is_that_of_one(folder):
+    volumes = folder / "truth.zarr", folder / "prediction.zarr"
+    process = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, *map(str, volumes)],
+        capture_output=True,
+        check=False,
+        start_new_session=True,
+        text=True,
+    )
+    assert (process.returncode, process.stdout, process.stderr) == (130, "", "")
+
+
 class Deadly:
     """An array that ends the process that reads it."""
 
@@ -121,6 +171,32 @@ def test_what_travels_are_addresses_and_no_voxels(client, folder):
     np.save(folder / "mapped.npy", array)
     mapped = np.load(folder / "mapped.npy", mmap_mode="r")
     assert payload(sl.score(mapped, mapped, executor=client)) == payload(sl.score(mapped, mapped))
+
+
+def test_a_graph_of_tasks_travels_if_it_reads_files(folder, tmp_path):
+    zarr.create_array(tmp_path / "fine.zarr", shape=(128,) * 3, chunks=(1,) * 3, dtype="u1")
+    truth = folder / "truth.zarr"
+    small = np.ones((64, 32, 32), np.uint8)
+    large = np.ones((160, 100, 100), np.uint8)
+    np.save(tmp_path / "large.npy", large)
+    for graph in (
+        dask.array.from_zarr(truth),
+        # Thousands of tasks, larger than the voxels that may travel.
+        dask.array.concatenate([dask.array.from_zarr(truth)[1:] + 1] * 900).rechunk((9, 32, 32)),
+        dask.array.from_array(small, chunks=16),
+        # Which of its chunks are stored takes 2 MiB.
+        tmp_path / "fine.zarr",
+    ):
+        cluster.refuse_voxels([open_volume(graph, role="truth")])
+    for graph in (
+        dask.array.from_array(large),
+        dask.array.from_array(large, chunks=50),
+        dask.array.from_array(large)[::2].T + 1,
+        # What was written to it is in no file.
+        np.load(tmp_path / "large.npy", mmap_mode="c"),
+    ):
+        with pytest.raises(sl.InvalidInputError, match="may hold 1 MiB of arrays"):
+            cluster.refuse_voxels([open_volume(graph, role="truth")])
 
 
 def test_a_volume_that_the_workers_do_not_see_is_no_empty_one(client, folder, monkeypatch):

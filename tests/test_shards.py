@@ -168,7 +168,8 @@ def damaged(content):
     flipped = bytearray(content)
     flipped[len(content) // 2] ^= 4
     yield b"", "is truncated: it has 0 bytes"
-    yield content[:7], "is truncated: it has 7 bytes"
+    for size in (7, 17, 18):
+        yield content[:size], f"is truncated: it has {size} bytes"
     for size in (20, 200, len(content) - 1):
         yield content[:size], "is truncated or was changed"
     yield bytes(flipped), "is truncated or was changed"

@@ -71,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         return _fail(f"out of memory: {error}".removesuffix(": "), EXIT_ERROR)
     except OSError as error:
-        return _fail(str(error), EXIT_ERROR)
+        named = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return _fail(named, EXIT_ERROR)
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", EXIT_INTERRUPTED)
     except Exception as error:

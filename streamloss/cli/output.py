@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import IO, TYPE_CHECKING
 
 import click
+
+from streamloss.files import named_failure, write_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,33 +66,11 @@ def write(texts: Mapping[str, str]) -> None:
             click.echo(text, nl=False)
         elif Path(target).exists() and not Path(target).is_file():
             # A device or a pipe must not be replaced by a file.
-            Path(target).write_text(text, encoding="utf-8")
+            with named_failure(Path(target)):
+                Path(target).write_text(text, encoding="utf-8")
         else:
-            _replace(Path(target), text)
-
-
-def _replace(path: Path, text: str) -> None:
-    # The link is followed, so that it stays one.
-    path = path.resolve()
-    with NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8", newline=""
-    ) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(text)
-            file.close()
-            # Temporary files are private; this one becomes an ordinary one.
-            temporary.chmod(0o666 & ~_umask())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink()
-            raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+            # A link is followed, so that it stays one.
+            write_whole(Path(target).resolve(), [text.encode()])
 
 
 def result_csv(result: "Result") -> str:
