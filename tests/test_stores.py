@@ -602,6 +602,8 @@ def test_a_missing_package_is_named(monkeypatch):
         "truth 's3://bucket/a.zarr' needs the package obstore: "
         'python -m pip install "streamloss[cloud]"'
     )
+    with pytest.raises(ImportError):
+        open_volume("s3://bucket/a.zarr", role="truth")
 
 
 def test_unreadable_metadata_are_named(tmp_path):

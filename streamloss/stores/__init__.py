@@ -49,6 +49,8 @@ def open_volume(source: Any, *, role: str, level: int = 0, reader: str = "auto")
     InvalidInputError
         If the source does not exist, is of no known format, lacks the level, is empty or
         has elements that are no plain numbers.
+    MissingPackageError
+        If the format needs a package that is not installed; names the extra.
 
     Examples
     --------
@@ -79,7 +81,7 @@ def open_volume(source: Any, *, role: str, level: int = 0, reader: str = "auto")
         volume: Volume = store.open(source, level=level, reader=reader)
     except InvalidInputError as error:
         # The formats name the array, only the caller knows its role.
-        raise InvalidInputError(f"{role} {error}") from error.__cause__
+        raise type(error)(f"{role} {error}") from error.__cause__
     if volume.dtype.kind not in "biuf" or volume.dtype.itemsize > 8:
         raise InvalidInputError(
             f"{role} {volume.name!r} has elements of type {volume.dtype}; "

@@ -4,7 +4,6 @@ The package `tensorstore` is an extra and is imported when the first such source
 Axes are in the order of zarr-python, slowest first: (z, y, x), or (channel, z, y, x).
 """
 
-import importlib
 import json
 import math
 import os
@@ -21,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamloss.errors import InvalidInputError, ReadError, cause_of
+from streamloss.extras import require
 from streamloss.lazy import lazy
 from streamloss.stored_volume import StoredVolume
 from streamloss.stores import zarr as zarr_store
@@ -338,10 +338,5 @@ def _context() -> Any:
 
 
 def _import() -> Any:
-    try:
-        return importlib.import_module("tensorstore")
-    except ImportError as error:
-        raise InvalidInputError(
-            'N5, precomputed and reader="tensorstore" need a package that is not installed: '
-            'pip install "streamloss[tensorstore]"'
-        ) from error
+    what = 'N5, precomputed and reader="tensorstore"'
+    return require("tensorstore", extra="tensorstore", what=what)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from streamloss.direct import open_direct
-from streamloss.errors import InvalidInputError, cause_of
+from streamloss.errors import InvalidInputError, MissingPackageError, cause_of
 from streamloss.extras import require
 from streamloss.locations import split_at_file
 from streamloss.ome import read_levels
@@ -124,7 +124,7 @@ def _open_node(source: Any) -> "zarr.Array[Any] | zarr.Group":
     except InvalidInputError:
         raise
     except ImportError as error:
-        raise InvalidInputError(
+        raise MissingPackageError(
             f"{name} needs a package that is not installed, fsspec or the one for its protocol: "
             f"{cause_of(error)}"
         ) from error
