@@ -95,7 +95,7 @@ def open_volume(source: Any, *, role: str, level: int = 0, reader: str = "auto")
 
 
 def _check_reader(reader: str, formats: list[ModuleType]) -> None:
-    known = [name for module in formats for name in module.READERS]
+    known = {name for module in formats for name in module.READERS}
     if reader != "auto" and reader not in known:
         raise InvalidInputError(
             f"unknown reader {reader!r}: expected auto, {', '.join(sorted(known))}"

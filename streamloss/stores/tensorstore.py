@@ -23,6 +23,7 @@ from streamloss.errors import InvalidInputError, ReadError, cause_of
 from streamloss.extras import require
 from streamloss.lazy import lazy
 from streamloss.stored_volume import StoredVolume
+from streamloss.stores import object_store
 from streamloss.stores import zarr as zarr_store
 from streamloss.volume import Region, StoredChunks, Volume, split_at_chunks, touched_chunks
 
@@ -97,7 +98,8 @@ def open(source: Any, *, level: int, reader: str) -> "TensorStoreVolume":  # noq
             raise InvalidInputError(
                 f"{name!r} holds neither an N5 dataset, itself or as s0, nor a precomputed volume"
             )
-        volume = zarr_store.open(source, level=level, reader="zarr")
+        module = object_store if object_store.matches(source) else zarr_store
+        volume = module.open(source, level=level, reader="zarr")
         spec = {
             "driver": "zarr3" if volume.array.metadata.zarr_format == 3 else "zarr",
             "kvstore": _kvstore(Path(volume.name) if isinstance(source, Path) else volume.name),
