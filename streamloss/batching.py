@@ -214,6 +214,7 @@ def _settled(options: Mapping[str, Any], formats: Sequence[str]) -> dict[str, An
     settled = dict(options)
     metrics = list(parse_metrics(options.get("metrics")))
     if "nnunet" in formats:
+        exports.require_labels(options)
         wanted = metrics or ["dice", "iou"]
         metrics = list(dict.fromkeys([*wanted, *exports.NNUNET_COUNTS.values()]))
     if metrics:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 
 from streamloss.errors import InvalidInputError, WorkerError, cause_of
+from streamloss.extras import require
 from streamloss.partial import Partial
 from streamloss.volume import Volume
 
@@ -90,7 +91,7 @@ def client_in_use() -> Any:
 
     Raises
     ------
-    InvalidInputError
+    MissingPackageError
         If Dask is not installed; names the extra.
     """
     _, distributed = _dask()
@@ -101,13 +102,8 @@ def client_in_use() -> Any:
 
 
 def _dask() -> tuple[Any, Any]:
-    try:
-        import dask
-        import distributed
-    except ImportError:
-        raise InvalidInputError(
-            'executor="dask" needs a package that is not installed: pip install "streamloss[dask]"'
-        ) from None
+    names = ("dask", "distributed")
+    dask, distributed = (require(name, extra="dask", what='executor="dask"') for name in names)
     return dask, distributed
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamloss.errors import InvalidInputError
+from streamloss.extras import require
 from streamloss.study import RESAMPLES, SavedCase, Study, bootstrap_interval, higher_is_better, mean
 
 
@@ -128,7 +129,7 @@ def compare(
     >>> round(dice.difference, 3), dice.p, dice.better
     (-0.108, 0.03125, 'a')
     """
-    _require_scipy()
+    require("scipy.stats", extra="stats", what="comparing")
     first, second = _one_model(a), _one_model(b)
     cases_a, cases_b = ({case.name: case for case in study.cases} for study in (first, second))
     names = sorted(set(cases_a) & set(cases_b))
@@ -188,15 +189,6 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
         largest = max(largest, min((len(known) - rank) * p[name], 1.0))
         corrected[name] = largest
     return corrected
-
-
-def _require_scipy() -> None:
-    try:
-        import scipy.stats  # noqa: F401
-    except ImportError:
-        raise InvalidInputError(
-            'comparing needs SciPy: python -m pip install "streamloss[stats]"'
-        ) from None
 
 
 def _one_model(source: str | Path | Study) -> Study:

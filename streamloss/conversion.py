@@ -26,7 +26,7 @@ from streamloss.locations import is_url
 from streamloss.ome import SPATIAL, VERSIONS, image_attributes
 from streamloss.prepare import parse_bytes
 from streamloss.stores import open_volume
-from streamloss.volume import Region, Volume
+from streamloss.volume import Region, Volume, split_at_chunks
 
 # What zarr-python and its threads take whatever the volume; measured, rounded up.
 _FIXED_BYTES = 96 * 2**20
@@ -38,6 +38,8 @@ _EXTENT_IN_3D, _EXTENT_IN_2D = 128, 1024
 # decoded for many blocks; thinner chunks than this are too many.
 _LEAST_DEPTH = 16
 _LARGEST_BLOCK_VOXELS = 2**25
+# Those of 8³ voxels, the smallest that make sense, take some 0.1 s together.
+_CHUNKS_WRITTEN_AT_ONCE = 128
 _LABEL_DTYPE = np.dtype(np.int32)
 _ZSTD_LEVEL = 3
 
@@ -243,6 +245,8 @@ def _complete_or_nothing(target: Path, overwrite: bool) -> Iterator[Path]:
             target.rename(replaced)
         folder.rename(target)
     finally:
+        if replaced.exists() and not target.exists():
+            replaced.rename(target)
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
 
@@ -262,14 +266,31 @@ class _Image:
     def write(self, folder: Path, progress: Callable[[int, int], None]) -> None:
         """Write all blocks to a folder that is not there yet."""
         volume = self.volume
-        array = self._create(folder)
         total = math.prod(volume.shape)
         done = 0
-        for box, block in _read_ahead(volume, self.blocks):
-            values = _as_labels(block, self.dtype, box, volume.name) if self.labels else block
-            array[box] = values
-            done += block.size
-            progress(done, total)
+        writer = ThreadPoolExecutor(1, "streamloss-write")
+        try:
+            array = writer.submit(self._create, folder).result()
+            for box, block in _read_ahead(volume, self.blocks):
+                values = _as_labels(block, self.dtype, box, volume.name) if self.labels else block
+                for _, part, place in split_at_chunks(box, self._written_at_once()):
+                    writer.submit(array.__setitem__, part, values[place]).result()
+                done += block.size
+                progress(done, total)
+        finally:
+            # An interrupt ends the wait for zarr-python, not its writes, and what they write
+            # to must not be removed before they end.
+            writer.shutdown()
+
+    def _written_at_once(self) -> tuple[int, ...]:
+        """Return the extent of so few chunks that an interrupt need not wait long for them."""
+        left = _CHUNKS_WRITTEN_AT_ONCE
+        extents = []
+        for size, chunk in reversed(list(zip(self.volume.shape, self.chunks, strict=True))):
+            count = min(-(-size // chunk), left)
+            extents.append(count * chunk)
+            left //= count
+        return tuple(reversed(extents))
 
     def _create(self, folder: Path) -> Any:
         """Create the image and the array of its one level, with a checksum for each chunk."""

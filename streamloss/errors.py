@@ -13,6 +13,10 @@ class InvalidInputError(StreamlossError, ValueError):
     """The inputs or options cannot be scored: exit code 2."""
 
 
+class MissingPackageError(InvalidInputError, ImportError):
+    """A package is not installed that only some inputs or options need."""
+
+
 class MemoryLimitError(InvalidInputError):
     """Nothing fits into `max_memory`; a larger one is needed."""
 

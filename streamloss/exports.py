@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from streamloss.class_table import parse_classes
 from streamloss.errors import InvalidInputError
-from streamloss.result import Result
+from streamloss.extras import require
+from streamloss.result import Result, class_key
 from streamloss.study import SavedCase, Study, Summary
 
 SCHEMA = "streamloss.batch/1"
@@ -66,51 +68,44 @@ def tidy_csv(study: Study) -> str:
 
 
 def write_parquet(study: Study, path: Path) -> None:
-    """Write the tidy rows as Parquet; undefined numbers are null.
+    """Write the tidy rows as Parquet: classes are text, None and undefined numbers null.
 
     Raises
     ------
-    InvalidInputError
-        If pyarrow is not installed.
+    MissingPackageError
+        If pyarrow is not installed; names the extra.
     """
-    pyarrow, parquet = _pyarrow()
+    pyarrow = require_pyarrow()
     grouped = any(case.group for case in study.cases)
     types = {
-        **dict.fromkeys(("case", "model", "metric", "group"), pyarrow.string()),
-        **dict.fromkeys(("class", "n"), pyarrow.int64()),
+        **dict.fromkeys(("case", "model", "class", "metric", "group"), pyarrow.string()),
+        "n": pyarrow.int64(),
         **dict.fromkeys(("value", "error_bound"), pyarrow.float64()),
     }
     names = [*COLUMNS, *["group"] * grouped]
     rows = [{name: _none(row[name]) for name in names} for row in tidy_rows(study)]
+    for row in rows:
+        # Some classes are names, and the tables of all batches have one schema.
+        row["class"] = None if row["class"] is None else str(row["class"])
     schema = pyarrow.schema([(name, types[name]) for name in names])
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), temporary)
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def require_pyarrow() -> None:
-    """Refuse to start if Parquet cannot be written at the end.
+def require_pyarrow() -> Any:
+    """Return pyarrow with its Parquet, or refuse to start if that cannot be written at the end.
 
     Raises
     ------
-    InvalidInputError
-        Names the extra.
+    MissingPackageError
+        If pyarrow is not installed; names the extra.
     """
-    _pyarrow()
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise InvalidInputError(
-            'Parquet needs pyarrow: python -m pip install "streamloss[parquet]"'
-        ) from None
-    return pyarrow, pyarrow.parquet
+    require("pyarrow.parquet", extra="parquet", what="Parquet")
+    return require("pyarrow", extra="parquet", what="Parquet")
 
 
 def study_json(
@@ -141,14 +136,31 @@ def study_json(
     return json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def require_labels(options: Mapping[str, Any]) -> None:
+    """Refuse to start if nnU-Net's summary has no key for the classes.
+
+    Raises
+    ------
+    InvalidInputError
+        If the channels of a multilabel volume have no label values.
+    """
+    classes = options.get("classes")
+    if options.get("multilabel") and (classes is None or parse_classes(classes)[1] is not None):
+        raise InvalidInputError(
+            "nnU-Net's summary names classes by label values: give `classes` a list of those "
+            f"of the channels, such as 1,2,3, got {classes!r}"
+        )
+
+
 def nnunet_summary(study: Study) -> str:
     """Return the cases of one model as nnU-Net v2 writes summary.json.
 
     Keys and rules are those of `compute_metrics_on_folder` in nnU-Net's
     `nnunetv2/evaluation/evaluate_predictions.py`: the mean of a label leaves out the
     cases where it is undefined, the foreground mean is the plain mean of the labels'
-    means, keys are sorted, and an undefined number is the literal NaN. A label that a
-    case has nowhere counts as empty in it.
+    means, keys are sorted, and an undefined number is the literal NaN. A region goes by
+    the tuple of its labels, such as "(1, 2)". A label that a case has nowhere counts as
+    empty in it.
 
     Raises
     ------
@@ -162,15 +174,19 @@ def nnunet_summary(study: Study) -> str:
             raise InvalidInputError(
                 f"nnU-Net's summary needs {', '.join(lacking)}, which {case.path} lacks"
             )
-    found = {value for _, r in loaded for value in r.metrics["true_positives"].per_class}
-    labels = sorted(found, key=lambda label: (isinstance(label, str), label))
+    called = [_nnunet_labels(result) for _, result in loaded]
+    # nnU-Net's order, in which it adds up means: of labels by value, of regions as declared.
+    labels = sorted(
+        dict.fromkeys(label for names in called for label in names),
+        key=lambda label: math.inf if isinstance(label, tuple) else label,
+    )
     entries = [
         {
-            "metrics": {str(label): _nnunet_label(result, label) for label in labels},
+            "metrics": {str(label): _nnunet_metrics(result, names.get(label)) for label in labels},
             "prediction_file": result.inputs["prediction"]["name"],
             "reference_file": result.inputs["truth"]["name"],
         }
-        for _, result in loaded
+        for (_, result), names in zip(loaded, called, strict=True)
     ]
     means: dict[str, dict[str, float]] = {}
     for label in map(str, labels):
@@ -186,11 +202,20 @@ def nnunet_summary(study: Study) -> str:
     return json.dumps(plain, indent=4, sort_keys=True)
 
 
-def _nnunet_label(result: Result, label: int | str) -> dict[str, float]:
+def _nnunet_labels(result: Result) -> dict[int | tuple[int, ...], int | str]:
+    """Return what results call each class by what nnU-Net does: a label, or those of a region."""
+    regions = result.options["regions"]
+    if regions:
+        return {tuple(labels): class_key(name) for name, labels in regions.items()}
+    return {int(label): label for label in result.metrics["true_positives"].per_class}
+
+
+def _nnunet_metrics(result: Result, name: int | str | None) -> dict[str, float]:
     counts = {}
-    for key, name in NNUNET_COUNTS.items():
+    for key, metric in NNUNET_COUNTS.items():
+        per_class = result.metrics[metric].per_class
         absent = result.voxels["scored"] if key == "TN" else 0
-        counts[key] = int(result.metrics[name].per_class.get(label, absent))
+        counts[key] = int(absent if name is None else per_class.get(name, absent))
     tp, wrong = counts["TP"], counts["FP"] + counts["FN"]
     return {
         **counts,

@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from streamloss.errors import InvalidInputError
+from streamloss.errors import MissingPackageError
 
 # Where a package is called otherwise by those who install it.
 _NAMES = {"nrrd": "pynrrd"}
@@ -23,14 +23,14 @@ def require(package: str, *, extra: str, what: str) -> Any:
 
     Raises
     ------
-    InvalidInputError
+    MissingPackageError
         If it is not installed; names the extra.
     """
     try:
         return importlib.import_module(package)
     except ImportError as error:
         needs = f"{what} needs" if " and " not in what else f"{what} need"
-        raise InvalidInputError(
+        raise MissingPackageError(
             f"{needs} the package {_NAMES.get(package, package.partition('.')[0])}: "
             f'python -m pip install "streamloss[{extra}]"'
         ) from error

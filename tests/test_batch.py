@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import os
+import sys
 import threading
 from io import StringIO
 from pathlib import Path
@@ -406,7 +407,7 @@ def test_an_undefined_value_is_empty_in_csv_and_null_elsewhere(run):
     table = pyarrow.parquet.read_table("out/scores.parquet")
     assert table.column_names == ["case", "model", "class", "metric", "value", "error_bound", "n"]
     rows = table.to_pylist()
-    assert {row["value"] for row in rows if row["class"] == 3} == {None}
+    assert {row["value"] for row in rows if row["class"] == "3"} == {None}
     assert rows[0]["value"] == plain["cases"][0]["metrics"]["dice"]["value"]
 
 
@@ -414,7 +415,7 @@ def test_an_undefined_value_is_empty_in_csv_and_null_elsewhere(run):
     ("options", "formats"),
     [
         ({"classes": 4}, ("csv", "json", "parquet", "nnunet")),
-        ({"regions": {"both": [1, 2], "7": [1]}}, ("csv", "json")),
+        ({"regions": {"both": [1, 2], "7": [1]}}, ("csv", "json", "parquet", "nnunet")),
     ],
 )
 @pytest.mark.parametrize("kept", [0, 60, 2**16])
@@ -475,6 +476,72 @@ def test_nnunet_summary_has_the_counts_and_means_of_nnunet(tmp_path, monkeypatch
     assert plain["foreground_mean"]["Dice"] == np.mean([4 / 6, 2 / 4])
     assert plain["foreground_mean"]["n_ref"] == 1.25
     assert '"Dice": NaN' in text
+
+
+def nnunet_key(text):
+    """A label or region as nnU-Net's `load_summary_json` reads its key."""
+    try:
+        return int(text)
+    except ValueError:
+        parts = text.replace("(", "").replace(")", "").split(",")
+        return tuple(int(part) for part in parts if part)
+
+
+def test_nnunet_summary_names_regions_by_their_labels(folders):
+    regions = {"whole": [2, 1], "7": [1]}
+    sl.batch(find(), output="out", metrics="dice", regions=regions, formats=["nnunet"])
+    plain = json.loads(Path("out/summary.json").read_text())
+    assert list(plain["mean"]) == ["(1,)", "(2, 1)"]
+    for case, result in zip(plain["metric_per_case"], scores("out").values(), strict=True):
+        dice = {nnunet_key(key): numbers["Dice"] for key, numbers in case["metrics"].items()}
+        assert dice == {
+            (2, 1): result["dice"].per_class["whole"],
+            (1,): result["dice"].per_class[7],
+        }
+    means = [plain["mean"][key]["Dice"] for key in ("(2, 1)", "(1,)")]
+    assert plain["foreground_mean"]["Dice"] == np.mean(means)
+
+
+@pytest.fixture
+def channels(tmp_path, monkeypatch):
+    """Hold a case of two channels that may overlap."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("truth", "unet"):
+        zarr.save_array(f"{folder}/a.zarr", (labels(0, (2, 6, 7)) > 0).astype("u1"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("classes", [None, "wt,tc", {"wt": 1, "tc": 2}])
+def test_nnunet_summary_of_channels_without_label_values_is_refused(channels, classes):
+    options = {"metrics": "dice", "multilabel": True, "classes": classes, "formats": ["nnunet"]}
+    with pytest.raises(sl.InvalidInputError, match="names classes by label values: give `classes`"):
+        sl.batch(find(), output="out", **options)
+    assert not Path("out").exists()
+    sl.batch(find(), output="out", **options | {"classes": "1,4"})
+    assert list(json.loads(Path("out/summary.json").read_text())["mean"]) == ["1", "4"]
+
+
+@pytest.mark.parametrize(
+    ("options", "classes"),
+    [
+        ({"regions": "whole=1+2,1=1"}, ["whole", "1"]),
+        ({"classes": "3"}, ["1", "2"]),
+    ],
+)
+def test_parquet_has_the_classes_of_the_tidy_csv(folders, options, classes):
+    sl.batch(find(), output="out", metrics="dice", formats=["csv", "parquet"], **options)
+    column = pyarrow.parquet.read_table("out/scores.parquet")["class"]
+    assert column.type == pyarrow.string()
+    assert column.to_pylist() == [None, *classes] * len(NAMES)
+    with Path("out/scores.csv").open(newline="") as file:
+        assert [row["class"] or None for row in csv.DictReader(file)] == column.to_pylist()
+
+
+def test_a_missing_pyarrow_is_named_before_work(folders, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ImportError, match=r'pip install "streamloss\[parquet\]"'):
+        sl.batch(find(), output="out", formats=["parquet"])
+    assert not Path("out").exists()
 
 
 def test_a_gate_passes_or_exits_with_4(run):

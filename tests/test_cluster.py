@@ -270,7 +270,7 @@ def test_no_process_is_forked(folder, monkeypatch):
 
 def test_without_dask_the_extra_is_named(folder, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "dask", None)
-    with pytest.raises(sl.InvalidInputError, match=r"pip install \"streamloss\[dask\]\""):
+    with pytest.raises(ImportError, match=r"pip install \"streamloss\[dask\]\""):
         sl.score(folder / "truth.zarr", folder / "prediction.zarr", executor="dask")
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import dask.array
 import h5py
@@ -162,6 +163,50 @@ def test_an_interrupt_leaves_what_was_there(tmp_path):
         sl.convert(source, tmp_path / "out.zarr", overwrite=True, progress=interrupt)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.zarr", "v.npy"]
     np.testing.assert_array_equal(read(open_volume(tmp_path / "out.zarr", role="a")), LABELS)
+
+
+def test_an_interrupt_between_the_old_image_and_the_new_leaves_the_old(tmp_path, monkeypatch):
+    source = save_npy(tmp_path, LABELS)
+    sl.convert(source, tmp_path / "out.zarr")
+    rename = Path.rename
+
+    def interrupt(path, target):
+        if path.suffix == ".partial":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        sl.convert(source, tmp_path / "out.zarr", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.zarr", "v.npy"]
+    np.testing.assert_array_equal(read(open_volume(tmp_path / "out.zarr", role="a")), LABELS)
+
+
+INTERRUPTED_RUN = """
+import os, signal, sys
+from zarr.storage import LocalStore
+from streamloss.cli import main
+
+store, calls = LocalStore.set, []
+
+async def interrupted(self, *arguments, **options):
+    calls.append(None)
+    if len(calls) == 50:
+        os.kill(os.getpid(), signal.SIGINT)
+    await store(self, *arguments, **options)
+
+LocalStore.set = interrupted
+sys.exit(main(["convert", "v.npy", "out.zarr", "--chunks", "2,2,2"]))
+"""
+
+
+def test_an_interrupt_amid_a_write_is_told_in_one_line_and_leaves_nothing(tmp_path):
+    save_npy(tmp_path, np.ones((32, 32, 32), np.uint8))
+    run = [sys.executable, "-c", INTERRUPTED_RUN]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
+    # The line that is empty ends the one in which a terminal shows ^C.
+    assert (done.returncode, done.stderr) == (130, "\nerror: interrupted\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["v.npy"]
 
 
 def test_an_image_is_replaced_only_if_asked_for(tmp_path):

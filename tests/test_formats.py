@@ -1,5 +1,6 @@
 """Files of other programs: .npy, NIfTI, NRRD, HDF5 and TIFF."""
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import tifffile
 import streamloss as sl
 from streamloss.affine import Affine
 from streamloss.cli import main
-from streamloss.errors import InvalidInputError, ReadError
+from streamloss.errors import InvalidInputError, MissingPackageError, ReadError
 from streamloss.stores import open_volume
 from tests.store_suite import CHUNKS, SHAPE, VolumeTests, read, voxels
 
@@ -494,6 +495,33 @@ def test_a_missing_package_is_named_with_its_extra(
     head, tail = sentence.split(".*")
     message = refusal(tmp_path / f"v.{suffix}")
     assert message == f"truth {head}python -m pip install {tail}"
+    with pytest.raises(ImportError):
+        open_volume(tmp_path / f"v.{suffix}", role="truth")
+
+
+def test_an_error_on_a_missing_package_survives_a_change_of_process():
+    error = pickle.loads(pickle.dumps(MissingPackageError("NRRD needs the package pynrrd")))
+    assert isinstance(error, MissingPackageError)
+    assert str(error) == "NRRD needs the package pynrrd"
+
+
+def test_a_codec_of_tiff_that_needs_a_missing_package_names_the_extra(tmp_path):
+    tifffile.imwrite(tmp_path / "v.tif", voxels(), compression="lzw")
+    code = """
+import sys
+sys.modules["imagecodecs"] = None
+from streamloss.stores import open_volume
+try:
+    open_volume("v.tif", role="truth")
+except ImportError as error:
+    print(error)
+"""
+    run = [sys.executable, "-c", code]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout == (
+        "truth 'v.tif' of the codec LZW needs the package imagecodecs: "
+        'python -m pip install "streamloss[tiff]"\n'
+    )
 
 
 def test_a_dataset_that_is_not_there_is_named_with_those_that_are(tmp_path):

@@ -585,7 +585,7 @@ def test_what_is_not_zarr_is_described(tmp_path):
     (tmp_path / "scan.v2.fif.gz").write_text("")
     readable = (
         "not a format this version reads; "
-        "readable: hdf5, nifti, npy, nrrd, tiff, zarr, array, tensorstore"
+        "readable: object_store, hdf5, nifti, npy, nrrd, tiff, zarr, zip, array, tensorstore"
     )
     assert refusal(tmp_path / "scan.v2.fif.gz") == (
         f"truth '{tmp_path}/scan.v2.fif.gz' is a file of kind .fif.gz, {readable}"
@@ -602,6 +602,8 @@ def test_a_missing_package_is_named(monkeypatch):
         "truth 's3://bucket/a.zarr' needs the package obstore: "
         'python -m pip install "streamloss[cloud]"'
     )
+    with pytest.raises(ImportError):
+        open_volume("s3://bucket/a.zarr", role="truth")
 
 
 def test_unreadable_metadata_are_named(tmp_path):

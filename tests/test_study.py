@@ -240,7 +240,7 @@ def test_json_and_csv_have_every_digit(run, scored):
 
 def test_without_scipy_the_extra_is_named(scored, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "scipy.stats", None)
-    with pytest.raises(sl.InvalidInputError, match=r'pip install "streamloss\[stats\]"'):
+    with pytest.raises(ImportError, match=r'pip install "streamloss\[stats\]"'):
         sl.compare(scored / "out/cases/unet", scored / "out/cases/vnet")
 
 

@@ -261,7 +261,7 @@ def test_what_tensorstore_does_not_know_is_refused_before_reading(tmp_path):
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     write_n5(tmp_path, voxels())
     monkeypatch.setitem(sys.modules, "tensorstore", None)
-    with pytest.raises(InvalidInputError, match=r'pip install "streamloss\[tensorstore\]"'):
+    with pytest.raises(ImportError, match=r'pip install "streamloss\[tensorstore\]"'):
         open_volume(tmp_path, role="truth")
 
 

@@ -49,6 +49,8 @@ def open_volume(source: Any, *, role: str, level: int = 0, reader: str = "auto")
     InvalidInputError
         If the source does not exist, is of no known format, lacks the level, is empty or
         has elements that are no plain numbers.
+    MissingPackageError
+        If the format needs a package that is not installed; names the extra.
 
     Examples
     --------
@@ -79,7 +81,7 @@ def open_volume(source: Any, *, role: str, level: int = 0, reader: str = "auto")
         volume: Volume = store.open(source, level=level, reader=reader)
     except InvalidInputError as error:
         # The formats name the array, only the caller knows its role.
-        raise InvalidInputError(f"{role} {error}") from error.__cause__
+        raise type(error)(f"{role} {error}") from error.__cause__
     if volume.dtype.kind not in "biuf" or volume.dtype.itemsize > 8:
         raise InvalidInputError(
             f"{role} {volume.name!r} has elements of type {volume.dtype}; "
@@ -93,7 +95,7 @@ def open_volume(source: Any, *, role: str, level: int = 0, reader: str = "auto")
 
 
 def _check_reader(reader: str, formats: list[ModuleType]) -> None:
-    known = [name for module in formats for name in module.READERS]
+    known = {name for module in formats for name in module.READERS}
     if reader != "auto" and reader not in known:
         raise InvalidInputError(
             f"unknown reader {reader!r}: expected auto, {', '.join(sorted(known))}"

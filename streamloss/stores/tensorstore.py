@@ -4,7 +4,6 @@ The package `tensorstore` is an extra and is imported when the first such source
 Axes are in the order of zarr-python, slowest first: (z, y, x), or (channel, z, y, x).
 """
 
-import importlib
 import json
 import math
 import os
@@ -21,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamloss.errors import InvalidInputError, ReadError, cause_of
+from streamloss.extras import require
 from streamloss.lazy import lazy
 from streamloss.stored_volume import StoredVolume
+from streamloss.stores import object_store
 from streamloss.stores import zarr as zarr_store
 from streamloss.volume import Region, StoredChunks, Volume, split_at_chunks, touched_chunks
 
@@ -97,7 +98,8 @@ def open(source: Any, *, level: int, reader: str) -> "TensorStoreVolume":  # noq
             raise InvalidInputError(
                 f"{name!r} holds neither an N5 dataset, itself or as s0, nor a precomputed volume"
             )
-        volume = zarr_store.open(source, level=level, reader="zarr")
+        module = object_store if object_store.matches(source) else zarr_store
+        volume = module.open(source, level=level, reader="zarr")
         spec = {
             "driver": "zarr3" if volume.array.metadata.zarr_format == 3 else "zarr",
             "kvstore": _kvstore(Path(volume.name) if isinstance(source, Path) else volume.name),
@@ -338,10 +340,5 @@ def _context() -> Any:
 
 
 def _import() -> Any:
-    try:
-        return importlib.import_module("tensorstore")
-    except ImportError as error:
-        raise InvalidInputError(
-            'N5, precomputed and reader="tensorstore" need a package that is not installed: '
-            'pip install "streamloss[tensorstore]"'
-        ) from error
+    what = 'N5, precomputed and reader="tensorstore"'
+    return require("tensorstore", extra="tensorstore", what=what)

@@ -266,6 +266,8 @@ def _refuse_unknown_codec(page: Any, name: str) -> None:
     try:
         page.decode(None, 0)
     except (ValueError, NotImplementedError) as error:
+        # Without it tifffile decodes the simplest codecs only.
+        require("imagecodecs", extra="tiff", what=f"{name!r} of the codec {page.compression.name}")
         raise InvalidInputError(f"{name!r} cannot be decoded: {message_of(error)}") from error
 
 

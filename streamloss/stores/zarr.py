@@ -1,7 +1,8 @@
-"""Zarr v2 and v3, sharded or not, in any store, plain or as OME-Zarr images.
+"""Zarr v2 and v3, sharded or not, in folders and any store, plain or as OME-Zarr images.
 
 Finds the array that a path, URL, group or image stands for; how it is read is told in
-`zarr_volume`. zarr-python is imported when the first Zarr source is opened.
+`zarr_volume`, Zip files and buckets have modules of their own. zarr-python is imported
+when the first Zarr source is opened.
 """
 
 import itertools
@@ -11,33 +12,26 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from streamloss.direct import open_direct
-from streamloss.errors import InvalidInputError, cause_of
-from streamloss.extras import require
-from streamloss.locations import split_at_file
+from streamloss.errors import InvalidInputError, MissingPackageError, cause_of
 from streamloss.ome import read_levels
 from streamloss.zarr_volume import METADATA, ZarrVolume, level_shapes, member
 
 if TYPE_CHECKING:
     import zarr
-    import zarr.storage
 
 READERS = ("direct", "zarr")
-_OBJECT_STORES = ("s3://", "gs://", "az://")
 
 
 def matches(source: Any) -> bool:
-    """Tell whether `source` is a URL, a Zarr folder or zip file, or an object of zarr-python."""
+    """Tell whether `source` is a URL, a Zarr folder, or an object of zarr-python."""
     if isinstance(source, str):
         return not source.startswith(("n5://", "precomputed://"))
     if isinstance(source, Path):
-        file, _ = split_at_file(source)
-        return file.suffix in (".zip", ".ozx") if file.is_file() else _has_metadata(source)
+        return _has_metadata(source)
     # An object of zarr-python cannot exist before zarr-python is imported.
     zarr = sys.modules.get("zarr")
     return zarr is not None and isinstance(
@@ -45,7 +39,9 @@ def matches(source: Any) -> bool:
     )
 
 
-def open(source: Any, *, level: int, reader: str) -> ZarrVolume:  # noqa: A001
+def open(  # noqa: A001
+    source: Any, *, level: int, reader: str, path: str = "", name: str | None = None
+) -> ZarrVolume:
     """
     Open a Zarr array, or one resolution level of an OME-Zarr image.
 
@@ -58,6 +54,8 @@ def open(source: Any, *, level: int, reader: str) -> ZarrVolume:  # noqa: A001
     reader
         "zarr" for zarr-python, "direct" for files read without it, "auto" for the
         latter where it knows the array.
+    path, name
+        Of a store: where in it, and what errors call that.
 
     Raises
     ------
@@ -72,8 +70,9 @@ def open(source: Any, *, level: int, reader: str) -> ZarrVolume:  # noqa: A001
         # zarr-python's advice to writers of files; a reader cannot act on it.
         warnings.simplefilter("ignore", ZarrUserWarning)
         warnings.simplefilter("ignore", UnstableSpecificationWarning)
-        node = _open_node(source)
-        name = str(source) if isinstance(source, str | Path) else None
+        if name is None and isinstance(source, str | Path):
+            name = str(source)
+        node = _open_node(source, path, repr(name or str(source)))
         if isinstance(node, zarr.Group):
             volume = _open_group(node, name, level)
         else:
@@ -92,25 +91,19 @@ def _with_direct(volume: ZarrVolume, reader: str) -> ZarrVolume:
     return replace(volume, direct=direct)
 
 
-def _open_node(source: Any) -> "zarr.Array[Any] | zarr.Group":
+def _open_node(source: Any, path: str, name: str) -> "zarr.Array[Any] | zarr.Group":
     """Open what a path, URL or store holds, for reading only."""
     import zarr
     from zarr.abc.store import Store
-    from zarr.storage import FsspecStore, LocalStore, StorePath, ZipStore
+    from zarr.storage import FsspecStore, LocalStore, StorePath
 
     if isinstance(source, zarr.Array | zarr.Group):
         return source
-    name = repr(str(source))
     try:
         store: Any = source
-        if isinstance(source, str) and source.startswith(_OBJECT_STORES):
-            return zarr.open(store=_object_store(source), mode="r")
         if isinstance(source, str):
             store = FsspecStore.from_url(source, read_only=True)
         elif isinstance(source, Path):
-            file, inner = split_at_file(source)
-            if file.is_file():
-                return zarr.open(store=ZipStore(file, read_only=True), path=inner, mode="r")
             store = LocalStore(source, read_only=True)
             # To open it as zarr-python does, in a thread of its own, takes three times as long.
             if (metadata := source / "zarr.json").is_file():
@@ -120,11 +113,9 @@ def _open_node(source: Any) -> "zarr.Array[Any] | zarr.Group":
         if isinstance(store, Store) and not store.read_only:
             # A writable store need not offer a read-only copy; a path in it opens as it is.
             store = StorePath(store)
-        return zarr.open(store=store, mode="r")
-    except InvalidInputError:
-        raise
+        return zarr.open(store=store, path=path, mode="r")
     except ImportError as error:
-        raise InvalidInputError(
+        raise MissingPackageError(
             f"{name} needs a package that is not installed, fsspec or the one for its protocol: "
             f"{cause_of(error)}"
         ) from error
@@ -132,19 +123,6 @@ def _open_node(source: Any) -> "zarr.Array[Any] | zarr.Group":
         raise InvalidInputError(f"{name} does not exist or holds no Zarr array or group") from error
     except Exception as error:
         raise InvalidInputError(f"{name} cannot be opened as Zarr: {cause_of(error)}") from error
-
-
-def _object_store(url: str) -> "zarr.storage.StorePath":
-    """Return a place in a bucket; credentials and endpoint are those of the environment."""
-    obstore = require("obstore.store", extra="cloud", what=f"{url!r}")
-    from zarr.storage import ObjectStore, StorePath
-
-    parts = urlsplit(url)
-    # By default a server that does not answer is asked for three minutes.
-    retries = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
-    bucket = obstore.from_url(f"{parts.scheme}://{parts.netloc}", retry_config=retries)
-    # Opened at its root, so that an array finds the image around it.
-    return StorePath(ObjectStore(bucket, read_only=True), parts.path.strip("/"))
 
 
 def _open_array(array: "zarr.Array[Any]", name: str | None, level: int) -> ZarrVolume:
