@@ -4,6 +4,8 @@ Every message is one sentence that says what was expected, what was got and the
 values. Nothing else lives here.
 """
 
+import os
+
 
 class StreamlossError(Exception):
     """Base of every error this package raises on purpose."""
@@ -28,6 +30,13 @@ class WorkerError(StreamlossError, RuntimeError):
 def message_of(error: Exception) -> str:
     """Return what an error says, in one line."""
     return " ".join(str(error).split())
+
+
+def file_error(error: OSError) -> str:
+    """Return what the system says of a file, and its name, without the number of the error."""
+    if error.filename is None or error.strerror is None:
+        return message_of(error)
+    return f"{error.strerror}: '{os.fsdecode(error.filename)}'"
 
 
 def cause_of(error: Exception) -> str:

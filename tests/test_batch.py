@@ -2,10 +2,12 @@
 
 import csv
 import dataclasses
+import errno
 import json
 import math
 import multiprocessing
 import os
+import re
 import threading
 from io import StringIO
 from pathlib import Path
@@ -154,6 +156,91 @@ def test_a_failing_case_is_recorded_and_the_others_go_on(run, folders):
     assert not whole.exists()
 
 
+def unreadable(kind, monkeypatch):
+    """Keep the fingerprint of prediction c from being taken; return the case's name and why."""
+    if kind == "link":
+        Path("unet/c.zarr/dead").symlink_to("nowhere")
+        return "c", "No such file or directory: 'unet/c.zarr/dead'"
+    if kind == "loop":
+        Path("unet/c.zarr/loop").symlink_to("loop")
+        return "c", "unet/c.zarr/loop"
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path) == Path("unet/c.zarr"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    # Nothing is forbidden to root.
+    monkeypatch.setattr(os, "scandir", refuse)
+    return "c", "Permission denied: 'unet/c.zarr'"
+
+
+@pytest.mark.parametrize("kind", ["link", "loop", "folder"])
+def test_a_case_whose_files_cannot_be_looked_at_fails_alone(run, monkeypatch, kind):
+    name, reason = unreadable(kind, monkeypatch)
+    code, out, _ = run("batch", "truth", "unet", "-o", "out", "-m", "dice")
+    assert code == 3
+    assert "4 cases with results" in out
+    assert "finished before" not in out
+    (row,) = json.loads(Path("out/failures.json").read_text())["failures"]
+    assert row["case"] == name
+    assert reason in row["reason"]
+    assert sorted(scores("out")) == ["a", "b", "d", "e"]
+    again = sl.batch(find(), output="out", metrics="dice", resume=True)
+    assert again.skipped == 4
+    assert [failure.case for failure in again.failures] == ["c"]
+
+
+def test_a_finished_case_whose_files_cannot_be_looked_at_is_not_resumed(folders, monkeypatch):
+    sl.batch(find(), output="out", metrics="dice")
+    unreadable("folder", monkeypatch)
+    with pytest.raises(sl.InvalidInputError, match=r"case c .* inputs cannot be read \(Permission"):
+        sl.batch(find(), output="out", metrics="dice", resume=True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"truth": "x" * 300},
+        {"truth": "no\0file"},
+        {"truth": "~nobody_of_this_name/x"},
+        {"name": "x" * 250},
+        {"name": "x" * 300},
+        {"model": "x" * 300},
+    ],
+)
+def test_a_case_with_a_name_that_no_file_has_fails_alone(folders, wrong):
+    cases = [*find(), dataclasses.replace(find()[0], **{"name": "z", **wrong})]
+    done = sl.batch(cases, output="out", metrics="dice")
+    assert [failure.case for failure in done.failures] == [cases[-1].name]
+    assert sorted(scores("out")) == list(NAMES)
+    assert Path("out/scores.csv").exists()
+    (row,) = json.loads(Path("out/failures.json").read_text())["failures"]
+    assert row["reason"]
+
+
+def test_a_full_disk_ends_the_run_and_keeps_what_is_finished(run, monkeypatch):
+    write_text = Path.write_text
+    written = []
+
+    def fill(path, *arguments, **options):
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path)
+        return write_text(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    code, _, err = run("batch", "truth", "unet", "-o", "out", "-m", "dice")
+    assert code == 1
+    assert re.fullmatch(r"error: No space left on device: 'out/cases/unet/[a-e]\.json'\n", err)
+    assert len(scores("out")) == 2
+    monkeypatch.setattr(Path, "write_text", write_text)
+    done = sl.batch(find(), output="out", metrics="dice", resume=True)
+    assert done.skipped == 2
+    assert len(done.study.cases) == 5
+
+
 def test_resuming_scores_only_what_failed(run):
     array = zarr.open_array("unet/c.zarr", mode="r")[:]
     zarr.save_array("unet/c.zarr", np.full(array.shape, np.nan), mode="w")
@@ -197,6 +284,38 @@ def test_resuming_with_changed_inputs_is_refused_and_told(folders):
         )  # fmt: skip
 
 
+def save_image(path, array, version):
+    """Save an OME-Zarr image of one level and labels in it."""
+    group = zarr.open_group(path, mode="w", zarr_format=version)
+    for name in ("", "labels/x/"):
+        group.create_array(f"{name}0", data=array)
+        (group[name] if name else group).attrs.update(multiscales(1.0))
+
+
+def multiscales(scale):
+    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+    scales = [{"type": "scale", "scale": [scale] * 3}]
+    datasets = [{"path": "0", "coordinateTransformations": scales}]
+    return {"multiscales": [{"axes": axes, "datasets": datasets}]}
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("image", ["", "labels/x/"])
+def test_resuming_with_a_changed_image_around_an_array_is_refused(folders, version, image):
+    for name in ("t.zarr", "p.zarr"):
+        save_image(name, labels(0), version)
+    cases = [sl.Case("a", f"t.zarr/{image}0", "p.zarr/labels/x/0")]
+    sl.batch(cases, output="out", metrics="dice")
+    # Another array in the image changes nothing of this one.
+    group = zarr.open_group("t.zarr")
+    group.create_array("other", data=labels(1))
+    os.utime(Path("t.zarr") / image / ("zarr.json" if version == 3 else ".zattrs"), ns=(1, 1))
+    assert sl.batch(cases, output="out", metrics="dice", resume=True).skipped == 1
+    zarr.open_group(f"t.zarr/{image}").attrs.update(multiscales(2.0))
+    with pytest.raises(sl.InvalidInputError, match=r"the files of its truth .* have changed"):
+        sl.batch(cases, output="out", metrics="dice", resume=True)
+
+
 def test_results_are_never_overwritten_without_resume(folders):
     sl.batch(find(), output="out", metrics="dice")
     with pytest.raises(sl.InvalidInputError, match="is there already: pass `resume`"):
@@ -214,6 +333,49 @@ def test_shards_together_are_the_whole(folders):
     done = [sl.batch(find(), output="out", metrics="dice", shard=f"{i}/3") for i in range(3)]
     assert [len(batch.study.cases) for batch in done] == [2, 4, 5]
     assert Path("out/scores.csv").read_bytes() == Path("whole/scores.csv").read_bytes()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_shards_of_other_options_are_refused(run, resume):
+    arguments = ("batch", "truth", "unet", "-o", "mix", "-m", "dice")
+    assert run(*arguments, "--shard", "0/2")[0] == 0
+    options = ("--include-background", "--shard", "1/2", *["--resume"] * resume)
+    code, out, err = run(*arguments, *options)
+    assert (code, out) == (2, "")
+    assert "case a of unet" in err
+    assert "--include-background was not given and is true" in err
+    assert sorted(scores("mix")) == ["a", "c", "e"]
+
+
+def test_an_unsharded_run_takes_the_place_of_the_failures_of_shards(folders):
+    break_case(folders)
+    sl.batch(find(), output="out", metrics="dice", shard="0/2")
+    assert "c.zarr" in Path("out/failures-0-of-2.json").read_text()
+    zarr.save_array("unet/c.zarr", labels(2), mode="w")
+    done = sl.batch(find(), output="out", metrics="dice", resume=True)
+    assert done.failures == ()
+    assert [path.name for path in Path("out").glob("failures*")] == ["failures.json"]
+
+
+@pytest.mark.parametrize("output", ["m1.csv", "m1.csv/x"])
+def test_an_output_folder_within_a_file_is_refused(run, output):
+    Path("m1.csv").touch()
+    code, _, err = run("batch", "truth", "unet", "-o", output, "-m", "dice")
+    assert code == 2
+    assert f"output {output}: m1.csv is a file, expected a folder" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "again"),
+    [
+        ({"metrics": "dice,iou"}, {"metrics": "iou,dice"}),
+        ({"metrics": "dice"}, {"metrics": "dice", "threshold": 0.5, "background": 0, "level": 0}),
+        ({"metrics": "dice", "affine": "check", "classes": None}, {"metrics": "dice"}),
+    ],
+)
+def test_options_that_are_written_otherwise_are_the_same(folders, options, again):
+    sl.batch(find(), output="out", **options)
+    assert sl.batch(find(), output="out", **again, resume=True).skipped == 5
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 9])
