@@ -91,7 +91,7 @@ class BatchFolder:
             except (ValueError, KeyError, TypeError):
                 raise InvalidInputError(f"{path} is not the result of a batch") from None
             if change is not None:
-                self.refuse_to_resume(asked[path], change)
+                self.refuse_to_keep(asked[path], change)
             found[asked[path]] = saved
         return found
 
@@ -113,16 +113,16 @@ class BatchFolder:
             If its inputs have changed.
         """
         if saved["fingerprint"] != now:
-            self.refuse_to_resume(case, _change_of_inputs(saved["fingerprint"], now))
+            self.refuse_to_keep(case, _change_of_inputs(saved["fingerprint"], now))
         if saved["group"] != case.group:
             # A group decides no number; it is set right without scoring again.
             text = self.path(case).read_text("utf-8")
             self.save(case, result.Result.from_json(text), now)
 
-    def refuse_to_resume(self, case: Case, change: str) -> NoReturn:
+    def refuse_to_keep(self, case: Case, change: str) -> NoReturn:
         """Raise that the result of a case cannot stand, because of a change."""
         raise InvalidInputError(
-            f"case {case} cannot be resumed, {change}: name another output folder, "
+            f"the result of case {case} cannot be kept, {change}: name another output folder, "
             f"or remove {self.path(case)}"
         )
 
@@ -253,7 +253,10 @@ def _change_of_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file that appears complete or not at all."""
+    """Write a file that appears complete or not at all.
+
+    It is not synced as a state is, which takes 4 ms, nearly half of what a small case takes.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         temporary.write_text(text, encoding="utf-8", newline="")

@@ -18,7 +18,7 @@ from streamloss.cases import Case, choose_shard, refuse_duplicates
 from streamloss.errors import InvalidInputError
 from streamloss.executors import available_workers
 from streamloss.lanes import Helpers, Outcome, reason_of, run_case, run_lanes
-from streamloss.options import KEYWORDS, check_keywords, parse_metrics
+from streamloss.options import KEYWORDS, check_keywords, check_kind, parse_metrics
 from streamloss.prepare import FIXED_BYTES, parse_bytes
 from streamloss.registry import parameters
 from streamloss.study import Study, Summary, saved_cases
@@ -169,7 +169,7 @@ def batch(
                 # The other cases must go on whatever the files of one are.
                 reason = reason_of(error)
                 if case in finished:
-                    folder.refuse_to_resume(case, f"its inputs cannot be read ({reason})")
+                    folder.refuse_to_keep(case, f"its inputs cannot be read ({reason})")
                 failures.append(Failure(case.name, case.model, reason))
         for case in mine:
             if case in finished:
@@ -239,6 +239,8 @@ def _settled(options: Mapping[str, Any], formats: Sequence[str]) -> dict[str, An
         raise InvalidInputError("weights belong to one case: score it with `score`")
     check_keywords(name for name in options if name not in _SCORE_OPTIONS)
     settled = dict(options)
+    if options.get("kind") is not None:
+        check_kind(options["kind"])
     metrics = list(parse_metrics(options.get("metrics")))
     if "nnunet" in formats:
         wanted = metrics or ["dice", "iou"]

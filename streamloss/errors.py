@@ -4,8 +4,6 @@ Every message is one sentence that says what was expected, what was got and the
 values. Nothing else lives here.
 """
 
-import os
-
 
 class StreamlossError(Exception):
     """Base of every error this package raises on purpose."""
@@ -33,10 +31,10 @@ def message_of(error: Exception) -> str:
 
 
 def file_error(error: OSError) -> str:
-    """Return what the system says of a file, and its name, without the number of the error."""
-    if error.filename is None or error.strerror is None:
+    """Return what the system says, and of which file, without the number of the error."""
+    if error.strerror is None:
         return message_of(error)
-    return f"{error.strerror}: '{os.fsdecode(error.filename)}'"
+    return error.strerror if error.filename is None else f"{error.strerror}: {error.filename!r}"
 
 
 def cause_of(error: Exception) -> str:

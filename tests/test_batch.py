@@ -20,10 +20,11 @@ import zarr
 
 import streamloss as sl
 from streamloss import batching, lanes
-from streamloss.cases import choose_shard
+from streamloss.cases import SUFFIXES, choose_shard
 from streamloss.cli import main
 from streamloss.fingerprints import of_source
 from streamloss.prepare import FIXED_BYTES
+from streamloss.stores import hdf5, tiff
 from streamloss.study import result_paths
 from tests.test_formats import save_nifti
 
@@ -262,7 +263,10 @@ def test_resuming_with_other_options_is_refused_and_told(run):
     run(*arguments, "dice")
     code, out, err = run(*arguments, "dice,iou", "--resume")
     assert (code, out) == (2, "")
-    assert 'case a of unet cannot be resumed, --metrics was ["dice"] and is ["dice", "iou"]' in err
+    assert (
+        'the result of case a of unet cannot be kept, --metrics was ["dice"] and is ["dice", "iou"]'
+        in err
+    )
 
 
 def test_resuming_with_other_memory_workers_or_reader_is_not_another_run(folders):
@@ -357,6 +361,18 @@ def test_an_unsharded_run_takes_the_place_of_the_failures_of_shards(folders):
     assert [path.name for path in Path("out").glob("failures*")] == ["failures.json"]
 
 
+def test_merging_folders_of_shards_tells_how_they_are_joined(run):
+    for shard in ("0/2", "1/2"):
+        sl.batch(find(), output=f"part-{shard[0]}", metrics="dice", shard=shard)
+    code, _, err = run("merge", "part-0", "part-1")
+    assert code == 2
+    assert err == (
+        "error: 'part-0' is a folder, not the state of a shard: shards of a batch are joined by "
+        "giving all the same --output and then running `streamloss batch` with it and --resume, "
+        "but without --shard\n"
+    )
+
+
 @pytest.mark.parametrize("output", ["m1.csv", "m1.csv/x"])
 def test_an_output_folder_within_a_file_is_refused(run, output):
     Path("m1.csv").touch()
@@ -416,6 +432,19 @@ def test_names_match_without_the_suffix_of_the_format(tmp_path):
     cases, unmatched = sl.find_cases(tmp_path / "truth", tmp_path / "prediction")
     assert [case.name for case in cases] == ["p_0000", "q", "r.2"]
     assert unmatched == []
+
+
+def test_every_suffix_of_a_readable_file_names_a_volume():
+    for store in (hdf5, tiff):
+        assert set(store._SUFFIXES) <= set(SUFFIXES)
+
+
+def test_a_mask_without_a_case_is_listed(folders):
+    for name in (*NAMES, "x"):
+        zarr.save_array(f"masks/{name}.zarr", np.ones((6, 7, 8), "u1"))
+    cases, unmatched = sl.find_cases("truth", "unet", mask="masks")
+    assert len(cases) == 5
+    assert unmatched == ["x has a mask, but neither truth nor prediction"]
 
 
 def test_a_cohort_of_nifti_files_is_scored_beside_converted_ones(run, folders):
@@ -527,12 +556,17 @@ def test_a_manifest_has_models_groups_masks_and_paths_relative_to_it(run, folder
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("case,truth\na,t.zarr\n", "case 0 of .* lacks its prediction"),
+        ("case,truth\na,t.zarr\n", "case 1 of .* has no 'prediction', expected case, truth, pred"),
+        ("case,truth,prediction\na,t,p\nb,t\n", "case 2 of .* has nothing in 'prediction'"),
+        ("case,truth,prediction\na,t,\n", "case 1 of .* has nothing in 'prediction'"),
         ("case,truth,prediction,modle\na,t,p,m\n", "has 'modle', expected some of case"),
         ("case,truth,prediction\na,t,p\na,t,q\n", "case a of model is there twice"),
         ("case,truth,prediction\n../a,t,p\n", "must have a name that a file can have"),
         ("case,truth,prediction\na,t,p,q\n", "more cells than there are columns"),
-        ("case,truth,prediction\n", "has no cases"),
+        (
+            "case,truth,prediction\n",
+            "has no cases: expected the columns case, truth, prediction and",
+        ),
     ],
 )
 def test_a_manifest_that_cannot_be_used_is_refused(tmp_path, text, sentence):
@@ -540,6 +574,30 @@ def test_a_manifest_that_cannot_be_used_is_refused(tmp_path, text, sentence):
     path.write_text(text)
     with pytest.raises(sl.InvalidInputError, match=sentence):
         sl.read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[[cases]]\ncase = 'a'\n", r"has no cases: expected a \[\[case\]\] table for each"),
+        ("[case]\ncase = 'a'\n", r"has no cases: expected a \[\[case\]\] table for each"),
+        ("case = ['a']\n", "case 1 of .* is 'a', expected a table"),
+    ],
+)
+def test_tables_that_are_no_cases_are_refused(tmp_path, text, sentence):
+    path = tmp_path / "cases.toml"
+    path.write_text(text)
+    with pytest.raises(sl.InvalidInputError, match=sentence):
+        sl.read_manifest(path)
+
+
+def test_folders_and_manifests_in_buckets_are_refused(run):
+    code, _, err = run("batch", "s3://b/t", "s3://b/p", "-o", "out")
+    assert code == 2
+    assert "truth folder must be a local one, got 's3://b/t': name volumes in a bucket in a" in err
+    code, _, err = run("batch", "s3://b/cases.csv", "-o", "out")
+    assert code == 2
+    assert "manifest must be a local file, got 's3://b/cases.csv'" in err
 
 
 def test_tidy_csv_has_the_columns_in_order_and_every_digit(run):
@@ -672,6 +730,8 @@ def test_an_undefined_mean_fails_the_gate(run, folders):
         (("--fail-under", "true_positives=3"), "has no direction"),
         (("--fail-under", "dise=0.1"), "did you mean 'dice'"),
         (("--fail-under", "dice"), "expected METRIC=NUMBER"),
+        (("--fail-under", "=0.5"), "expected METRIC=NUMBER such as dice=0.85, got '=0.5'"),
+        (("--fail-under", "dice=nan"), "expected METRIC=NUMBER such as dice=0.85, got 'dice=nan'"),
         (("--fail-under", "accuracy=0.1"), "names accuracy, which --metrics does not"),
     ],
 )
@@ -697,6 +757,7 @@ def test_failed_cases_win_over_a_failed_gate(run, folders):
         ({"gama": 2}, "did you mean 'gamma'"),
         ({"gamma": "much"}, "gamma: expected a number"),
         ({"workers": 0}, "workers must be"),
+        ({"kind": "nonsense"}, "unknown kind 'nonsense': expected one of labels"),
         ({"executor": "fibres"}, "unknown executor"),
         ({"formats": ["xml"]}, "unknown format"),
         ({"max_memory": "lots"}, "max_memory must be a size"),
@@ -723,6 +784,26 @@ def test_the_tables_fit_80_columns_and_come_last(run, folders):
     assert lines[-1].split()[:3] == ["true_negatives", "4", "0"]
     # No name of a case is broken.
     assert sum("liver_" in line for line in lines[-3:]) == 2
+
+
+@pytest.mark.parametrize("length", [13, 40, 230])
+def test_the_table_is_readable_at_80_columns_whatever_the_names(run, folders, length):
+    for folder in ("truth", "unet"):
+        for name in NAMES:
+            long = f"{name}_{'x' * (length - 4)}_{name}.zarr"
+            (folders / folder / f"{name}.zarr").rename(folders / folder / long)
+    metrics = "dice,absolute_volume_difference,relative_volume_difference,false_negatives"
+    _, out, _ = run("batch", "truth", "unet", "-o", "out", "-m", metrics)
+    title, rule, *rows = out.splitlines()[2:]
+    assert len(rule) <= 80
+    assert len(rows) <= 9
+    cases = [row[title.index("Worst case") :].strip() for row in rows]
+    shown = next(filter(None, cases))
+    assert len(shown) == min(length, len(rule) - title.index("Worst case")) >= 12
+    # Both ends tell cases apart.
+    assert shown[0] == shown[-1]
+    names = "".join(row.split(" ")[0] for row in rows)
+    assert names == metrics.replace(",", "")
 
 
 def test_nothing_temporary_is_left(folders):
@@ -780,6 +861,16 @@ def test_a_process_that_dies_fails_its_case_alone():
     died = "the process that scored it ended with exit code 7"
     assert [outcome.reason for outcome in outcomes] == [reason, died, reason]
     assert [outcome.case for outcome in outcomes] == cases
+
+
+def test_a_process_ends_in_silence_where_nobody_waits_for_its_answer():
+    """A parent that is killed closes the pipe."""
+    child = lanes._Child()
+    child.begin({"metrics": "dice"})
+    child.send(sl.Case("a", "no.zarr", "no.zarr"))
+    child._connection.close()
+    child._process.join()
+    assert child._process.exitcode == 0
 
 
 def test_processes_start_before_fingerprints_are_taken(folders, monkeypatch):
