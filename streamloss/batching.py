@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from errno import ENAMETOOLONG
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from streamloss.batch_folder import BatchFolder, Failure, case_fingerprints, pla
 from streamloss.cases import Case, choose_shard, refuse_duplicates
 from streamloss.errors import InvalidInputError
 from streamloss.executors import available_workers
-from streamloss.lanes import Helpers, Outcome, run_case, run_lanes
-from streamloss.options import KEYWORDS, check_keywords, parse_metrics
+from streamloss.lanes import Helpers, Outcome, reason_of, run_case, run_lanes
+from streamloss.options import KEYWORDS, check_keywords, check_kind, parse_metrics
 from streamloss.prepare import FIXED_BYTES, parse_bytes
 from streamloss.registry import parameters
 from streamloss.study import Study, Summary, saved_cases
@@ -146,20 +147,38 @@ def batch(
     if executor not in EXECUTORS:
         raise InvalidInputError(f"unknown executor {executor!r}: expected {', '.join(EXECUTORS)}")
     options = _settled(options, formats)
+    plain = plain_options(options)
     folder = BatchFolder(Path(output))
-    folder.refuse_other_results(cases)
+    finished = folder.finished(cases, plain)
+    if not resume and (present := [case for case in mine if case in finished]):
+        raise InvalidInputError(
+            f"{folder.path(present[0])} is there already: pass `resume` to keep finished cases, "
+            "or name another output folder"
+        )
     with Helpers() as helpers:
-        many = sum(not folder.path(case).exists() for case in mine) >= _PROCESSES_FROM
+        many = sum(case not in finished for case in mine) >= _PROCESSES_FROM
         processes = executor == "processes" or (executor == "auto" and many)
         if processes and many:
             # They import while the fingerprints are taken.
             helpers.start(_shares(count, limit, processes)[0] - 1)
-        plain = plain_options(options)
-        prints = {case: case_fingerprints(case, plain) for case in mine}
-        waiting = [case for case in mine if not folder.holds(case, prints[case], resume)]
-        folder.make(waiting)
+        prints, failures = {}, []
+        for case in mine:
+            try:
+                prints[case] = case_fingerprints(case, plain)
+            except Exception as error:
+                # The other cases must go on whatever the files of one are.
+                reason = reason_of(error)
+                if case in finished:
+                    folder.refuse_to_keep(case, f"its inputs cannot be read ({reason})")
+                failures.append(Failure(case.name, case.model, reason))
+        for case in mine:
+            if case in finished:
+                folder.keep(case, finished[case], prints[case])
+        waiting = [case for case in prints if case not in finished]
+        folder.make()
 
-        failures, saved, kept = [], {}, 0
+        skipped = len(prints) - len(waiting)
+        saved, kept = {}, 0
         done = len(mine) - len(waiting)
         tell = progress or (lambda done, total: None)
         tell(done, len(mine))
@@ -174,13 +193,21 @@ def batch(
         # Closed on an interrupt too, so that what is under way stops at once.
         with closing(_score_all(sizes, options, *lanes, within_case)) as scored:
             for outcome in scored:
-                if outcome.result is None:
-                    failures.append(Failure(outcome.case.name, outcome.case.model, outcome.reason))
+                case, result, reason = outcome[:3]
+                if result is not None:
+                    try:
+                        row = folder.save(case, result, prints[case])
+                    except OSError as error:
+                        # A full disk, for one, is no matter of this case alone.
+                        if error.errno != ENAMETOOLONG:
+                            raise
+                        result, reason = None, reason_of(error)
+                if result is None:
+                    failures.append(Failure(case.name, case.model, reason))
                 else:
-                    case = folder.save(outcome.case, outcome.result, prints[outcome.case])
-                    kept += sum(1 + len(metric.per_class) for metric in case.metrics.values())
+                    kept += sum(1 + len(metric.per_class) for metric in row.metrics.values())
                     # To read all again in the end took a twelfth of the time of 2048 small cases.
-                    saved[case.path] = case if kept <= _KEPT_NUMBERS else case.brief()
+                    saved[row.path] = row if kept <= _KEPT_NUMBERS else row.brief()
                 done += 1
                 tell(done, len(mine))
     failures.sort(key=lambda failure: (failure.model, failure.case))
@@ -188,7 +215,7 @@ def batch(
     study = Study(saved_cases(folder.root, saved))
     summary = tuple(study.summary(by_group=by_group, seed=seed))
     folder.write_tables(study, summary, failures, formats)
-    return Batch(study, tuple(failures), len(mine) - len(waiting), summary)
+    return Batch(study, tuple(failures), skipped, summary)
 
 
 def _workers(workers: int | None) -> int:
@@ -212,6 +239,8 @@ def _settled(options: Mapping[str, Any], formats: Sequence[str]) -> dict[str, An
         raise InvalidInputError("weights belong to one case: score it with `score`")
     check_keywords(name for name in options if name not in _SCORE_OPTIONS)
     settled = dict(options)
+    if options.get("kind") is not None:
+        check_kind(options["kind"])
     metrics = list(parse_metrics(options.get("metrics")))
     if "nnunet" in formats:
         exports.require_labels(options)

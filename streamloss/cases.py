@@ -20,10 +20,12 @@ SUFFIXES = (
     *(".ome.zarr.zip", ".ome.zarr", ".zarr.zip", ".zarr", ".zip", ".ozx", ".n5"),
     *(".nii.gz", ".nii", ".nrrd", ".nhdr"),
     *(".h5", ".hdf5", ".npy", ".ome.tiff", ".ome.tif", ".tiff", ".tif"),
+    *(".ome.btf", ".ome.tf8", ".ome.tf2", ".btf", ".tf8", ".tf2"),
 )
 """What is left out of a file's name to get the case's; longer ones first."""
 
-_COLUMNS = ("case", "truth", "prediction", "mask", "group", "model")
+_NEEDED = ("case", "truth", "prediction")
+_COLUMNS = (*_NEEDED, "mask", "group", "model")
 _METADATA = ("zarr.json", ".zarray", ".zgroup", "attributes.json", "info")
 
 
@@ -102,6 +104,11 @@ def find_cases(
     common = [name for name in truths if name in predictions]
     if masks is not None:
         unmatched += [f"{name} has no mask" for name in common if name not in masks]
+        unmatched += [
+            f"{name} has a mask, but neither truth nor prediction"
+            for name in masks
+            if name not in truths and name not in predictions
+        ]
         common = [name for name in common if name in masks]
     if not common:
         raise InvalidInputError(
@@ -136,34 +143,45 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Case]:
     >>> [(case.name, case.model) for case in sl.read_manifest("cases.csv")]
     [('a', 'unet')]
     """
+    if is_url(os.fspath(path)):
+        raise InvalidInputError(f"manifest must be a local file, got {os.fspath(path)!r}")
     path = Path(path)
     if not path.is_file():
         raise InvalidInputError(f"manifest does not exist: '{path}'")
+    expected = f"the columns {', '.join(_NEEDED)} and a row for each case"
     try:
         if path.suffix.lower() == ".toml":
-            rows = tomllib.loads(path.read_text("utf-8-sig")).get("case", [])
+            expected = "a [[case]] table for each"
+            rows = tomllib.loads(path.read_text("utf-8-sig")).get("case")
         else:
             with path.open(encoding="utf-8-sig", newline="") as file:
                 rows = list(csv.DictReader(file, strict=True))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, csv.Error) as error:
         raise InvalidInputError(f"manifest {path} cannot be read: {error}") from None
     if not isinstance(rows, list) or not rows:
-        raise InvalidInputError(f"manifest {path} has no cases")
-    cases = [_manifest_case(row, f"case {n} of {path}", path.parent) for n, row in enumerate(rows)]
+        raise InvalidInputError(f"manifest {path} has no cases: expected {expected}")
+    cases = [
+        _manifest_case(row, f"case {number} of {path}", path.parent)
+        for number, row in enumerate(rows, 1)
+    ]
     refuse_duplicates(cases)
     return cases
 
 
 def _manifest_case(row: Any, where: str, folder: Path) -> Case:
-    if not isinstance(row, dict) or None in row:
+    if not isinstance(row, dict):
+        raise InvalidInputError(f"{where} is {row!r}, expected a table")
+    if None in row:
         raise InvalidInputError(f"{where} has more cells than there are columns")
     for key in row:
         if key not in _COLUMNS:
             raise InvalidInputError(f"{where} has '{key}', expected some of {', '.join(_COLUMNS)}")
     cells = {key: str(value).strip() for key, value in row.items() if value is not None}
-    for key in _COLUMNS[:3]:
+    for key in _NEEDED:
+        if key not in row:
+            raise InvalidInputError(f"{where} has no '{key}', expected {', '.join(_NEEDED)}")
         if not cells.get(key):
-            raise InvalidInputError(f"{where} lacks its {key}")
+            raise InvalidInputError(f"{where} has nothing in '{key}'")
     places = {
         role: cells[role] if is_url(cells[role]) else os.fspath(folder / cells[role])
         for role in ("truth", "prediction", "mask")
@@ -212,6 +230,11 @@ def choose_shard(cases: Sequence[Case], shard: str | None) -> list[Case]:
 
 def _volumes(folder: str | os.PathLike[str], role: str) -> dict[str, str]:
     """Return the path of each volume in a folder by the name of its case, sorted."""
+    if is_url(os.fspath(folder)):
+        raise InvalidInputError(
+            f"{role} folder must be a local one, got {os.fspath(folder)!r}: name volumes in a "
+            "bucket in a manifest"
+        )
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise InvalidInputError(f"{role} folder does not exist: '{folder}'")

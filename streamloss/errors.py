@@ -34,6 +34,13 @@ def message_of(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
+def file_error(error: OSError) -> str:
+    """Return what the system says, and of which file, without the number of the error."""
+    if error.strerror is None:
+        return message_of(error)
+    return error.strerror if error.filename is None else f"{error.strerror}: {error.filename!r}"
+
+
 def cause_of(error: Exception) -> str:
     """Return the type of an error and what it says, if anything, in one line."""
     return f"{type(error).__name__}: {message_of(error)}".rstrip(": ")

@@ -4,8 +4,10 @@ What settings a run has is told by its task; here is only what identifies stored
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,15 @@ import numpy as np
 
 from streamloss.locations import is_url, split_at_file
 from streamloss.volume import Volume
+from streamloss.zarr_volume import METADATA
 
 
 def of_source(source: str) -> dict[str, Any]:
     """Return what tells whether a volume has changed: its path and a digest of its files.
 
     The digest covers the name, size and time of change of every file, metadata and
-    chunks, none of which is read. Of a URL only the address is known.
+    chunks, none of which is read, and the attributes of the Zarr groups around an array,
+    which may tell its spacing. Of a URL only the address is known.
     """
     if is_url(source):
         return {"path": source, "files": None, "bytes": None, "digest": None}
@@ -30,6 +34,10 @@ def of_source(source: str) -> dict[str, Any]:
     for name, facts in sorted(_files(place)):
         digest.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
         count, size = count + 1, size + facts.st_size
+    # What lies around an array is a bonus; it may be unreadable or forbidden.
+    with suppress(OSError, ValueError, AttributeError):
+        for attributes in _attributes_around(place):
+            digest.update(attributes)
     return {
         "path": os.fspath(path.resolve()),
         "files": count,
@@ -41,8 +49,9 @@ def of_source(source: str) -> dict[str, Any]:
 def of_volume(volume: Volume) -> dict[str, Any]:
     """Return what `of_source` does of an open volume; of an array in memory, of its voxels.
 
-    Of an array in a bucket the digest covers the name, size and version of every object. What
-    computes its voxels, such as a dask array, is known by its name alone.
+    Of an array in a bucket the digest covers the name, size and version of every object, and
+    what the groups around it tell. What computes its voxels, such as a dask array, is known by
+    its name alone.
     """
     array = volume.view(tuple(slice(0, size) for size in volume.shape))
     if isinstance(array, np.memmap) and array.filename is not None:
@@ -63,6 +72,7 @@ def _of_objects(volume: Volume) -> dict[str, Any]:
     for name, length, version in sorted(list_objects()):
         digest.update(f"{name}\0{length}\0{version}\n".encode())
         count, size = count + 1, size + length
+    digest.update(repr((volume.spacing, volume.unit, volume.axes, volume.affine)).encode())
     if not count:
         return {"path": volume.name, "files": None, "bytes": None, "digest": None}
     return {"path": volume.name, "files": count, "bytes": size, "digest": digest.hexdigest()}
@@ -84,3 +94,16 @@ def _files(path: Path) -> Iterable[tuple[str, os.stat_result]]:
                 else:
                     # Arrays have many chunks: this is much faster than `os.path.relpath`.
                     yield entry.path[len(root) :].lstrip(os.sep), entry.stat()
+
+
+def _attributes_around(path: Path) -> Iterable[bytes]:
+    """Yield the attributes of the Zarr groups that hold an array, innermost first."""
+    for folder in path.absolute().parents if path.is_dir() else ():
+        if not any((folder / name).is_file() for name in METADATA):
+            return
+        # A file may be written anew for an array beside this one, so its time tells nothing.
+        with suppress(FileNotFoundError):
+            facts = json.loads((folder / "zarr.json").read_bytes())
+            yield json.dumps(facts.get("attributes"), sort_keys=True).encode()
+        with suppress(FileNotFoundError):
+            yield (folder / ".zattrs").read_bytes()

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Self
 
 from streamloss.cases import Case
-from streamloss.errors import MemoryLimitError, StreamlossError
+from streamloss.errors import MemoryLimitError, StreamlossError, file_error
 from streamloss.result import Result
 
 
@@ -46,15 +46,21 @@ def run_case(
         return Outcome(case, result)
     except _StoppedError:
         raise
-    except MemoryLimitError as error:
-        return Outcome(case, None, str(error), lacks_memory=True)
-    except (StreamlossError, OSError) as error:
-        return Outcome(case, None, str(error))
-    except MemoryError as error:
-        return Outcome(case, None, f"out of memory: {error}".removesuffix(": "))
     except Exception as error:
         # The other cases must go on whatever a codec or a storage library raises.
-        return Outcome(case, None, f"unexpected {type(error).__name__}: {error}")
+        lacks_memory = isinstance(error, MemoryLimitError)
+        return Outcome(case, None, reason_of(error), lacks_memory)
+
+
+def reason_of(error: Exception) -> str:
+    """Tell why a case failed."""
+    if isinstance(error, OSError):
+        return file_error(error)
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error}".removesuffix(": ")
+    if isinstance(error, StreamlossError):
+        return str(error)
+    return f"unexpected {type(error).__name__}: {error}"
 
 
 class Helpers:
@@ -229,7 +235,8 @@ def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What takes longest, while the parent looks at the cases.
     import_module("streamloss.scoring")
-    with suppress(EOFError):
+    # Where the parent was killed, nobody waits for the answer.
+    with suppress(EOFError, ConnectionError):
         options = connection.recv()
         while True:
             connection.send(run_case(connection.recv(), options))

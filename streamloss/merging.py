@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from streamloss.errors import InvalidInputError
 from streamloss.faults import raise_faults
@@ -76,6 +77,12 @@ def merge(states: Iterable[str | os.PathLike[str]]) -> Result:
 
 def _of_shard(path: str) -> tuple[Partial, Origin]:
     """Load the whole state of a shard."""
+    if Path(path).is_dir():
+        raise InvalidInputError(
+            f"'{path}' is a folder, not the state of a shard: shards of a batch are joined by "
+            "giving all the same `output` and then running `streamloss batch` with it and "
+            "`resume`, but without `shard`"
+        )
     partial, origin = load_sum(path)
     if origin is None:
         raise InvalidInputError(

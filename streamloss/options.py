@@ -176,13 +176,25 @@ def check_keywords(given: Iterable[str]) -> None:
             )
 
 
+def check_kind(kind: Any) -> Kind:
+    """Return a kind, or refuse what is none.
+
+    Raises
+    ------
+    InvalidInputError
+        Names the kinds that there are.
+    """
+    if kind not in KINDS:
+        raise InvalidInputError(f"unknown kind '{kind}': expected one of {', '.join(KINDS)}")
+    found: Kind = kind
+    return found
+
+
 def _kind(
     kind: str | None, truth: ArrayFacts, prediction: ArrayFacts, names: tuple[str, ...]
 ) -> Kind:
     if kind is not None:
-        if kind not in KINDS:
-            raise InvalidInputError(f"unknown kind '{kind}': expected one of {', '.join(KINDS)}")
-        settled: Kind = kind
+        settled = check_kind(kind)
     else:
         settled = "probabilities" if prediction.dtype.kind == "f" else "labels"
         possible = [set(_kinds_of(name)) for name in names]

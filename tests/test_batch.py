@@ -2,10 +2,12 @@
 
 import csv
 import dataclasses
+import errno
 import json
 import math
 import multiprocessing
 import os
+import re
 import sys
 import threading
 from io import StringIO
@@ -19,12 +21,14 @@ import zarr
 
 import streamloss as sl
 from streamloss import batching, lanes
-from streamloss.cases import choose_shard
+from streamloss.cases import SUFFIXES, choose_shard
 from streamloss.cli import main
 from streamloss.fingerprints import of_source
 from streamloss.prepare import FIXED_BYTES
+from streamloss.stores import hdf5, tiff
 from streamloss.study import result_paths
 from tests.test_formats import save_nifti
+from tests.test_stores import multiscales
 
 NAMES = ("a", "b", "c", "d", "e")
 
@@ -155,6 +159,91 @@ def test_a_failing_case_is_recorded_and_the_others_go_on(run, folders):
     assert not whole.exists()
 
 
+def unreadable(kind, monkeypatch):
+    """Keep the fingerprint of prediction c from being taken; return the case's name and why."""
+    if kind == "link":
+        Path("unet/c.zarr/dead").symlink_to("nowhere")
+        return "c", "No such file or directory: 'unet/c.zarr/dead'"
+    if kind == "loop":
+        Path("unet/c.zarr/loop").symlink_to("loop")
+        return "c", "unet/c.zarr/loop"
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path) == Path("unet/c.zarr"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    # Nothing is forbidden to root.
+    monkeypatch.setattr(os, "scandir", refuse)
+    return "c", "Permission denied: 'unet/c.zarr'"
+
+
+@pytest.mark.parametrize("kind", ["link", "loop", "folder"])
+def test_a_case_whose_files_cannot_be_looked_at_fails_alone(run, monkeypatch, kind):
+    name, reason = unreadable(kind, monkeypatch)
+    code, out, _ = run("batch", "truth", "unet", "-o", "out", "-m", "dice")
+    assert code == 3
+    assert "4 cases with results" in out
+    assert "finished before" not in out
+    (row,) = json.loads(Path("out/failures.json").read_text())["failures"]
+    assert row["case"] == name
+    assert reason in row["reason"]
+    assert sorted(scores("out")) == ["a", "b", "d", "e"]
+    again = sl.batch(find(), output="out", metrics="dice", resume=True)
+    assert again.skipped == 4
+    assert [failure.case for failure in again.failures] == ["c"]
+
+
+def test_a_finished_case_whose_files_cannot_be_looked_at_is_not_resumed(folders, monkeypatch):
+    sl.batch(find(), output="out", metrics="dice")
+    unreadable("folder", monkeypatch)
+    with pytest.raises(sl.InvalidInputError, match=r"case c .* inputs cannot be read \(Permission"):
+        sl.batch(find(), output="out", metrics="dice", resume=True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"truth": "x" * 300},
+        {"truth": "no\0file"},
+        {"truth": "~nobody_of_this_name/x"},
+        {"name": "x" * 250},
+        {"name": "x" * 300},
+        {"model": "x" * 300},
+    ],
+)
+def test_a_case_with_a_name_that_no_file_has_fails_alone(folders, wrong):
+    cases = [*find(), dataclasses.replace(find()[0], **{"name": "z", **wrong})]
+    done = sl.batch(cases, output="out", metrics="dice")
+    assert [failure.case for failure in done.failures] == [cases[-1].name]
+    assert sorted(scores("out")) == list(NAMES)
+    assert Path("out/scores.csv").exists()
+    (row,) = json.loads(Path("out/failures.json").read_text())["failures"]
+    assert row["reason"]
+
+
+def test_a_full_disk_ends_the_run_and_keeps_what_is_finished(run, monkeypatch):
+    write_text = Path.write_text
+    written = []
+
+    def fill(path, *arguments, **options):
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(path)
+        return write_text(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", fill)
+    code, _, err = run("batch", "truth", "unet", "-o", "out", "-m", "dice")
+    assert code == 1
+    assert re.fullmatch(r"error: No space left on device: 'out/cases/unet/[a-e]\.json'\n", err)
+    assert len(scores("out")) == 2
+    monkeypatch.setattr(Path, "write_text", write_text)
+    done = sl.batch(find(), output="out", metrics="dice", resume=True)
+    assert done.skipped == 2
+    assert len(done.study.cases) == 5
+
+
 def test_resuming_scores_only_what_failed(run):
     array = zarr.open_array("unet/c.zarr", mode="r")[:]
     zarr.save_array("unet/c.zarr", np.full(array.shape, np.nan), mode="w")
@@ -176,7 +265,10 @@ def test_resuming_with_other_options_is_refused_and_told(run):
     run(*arguments, "dice")
     code, out, err = run(*arguments, "dice,iou", "--resume")
     assert (code, out) == (2, "")
-    assert 'case a of unet cannot be resumed, --metrics was ["dice"] and is ["dice", "iou"]' in err
+    assert (
+        'the result of case a of unet cannot be kept, --metrics was ["dice"] and is ["dice", "iou"]'
+        in err
+    )
 
 
 def test_resuming_with_other_memory_workers_or_reader_is_not_another_run(folders):
@@ -198,6 +290,33 @@ def test_resuming_with_changed_inputs_is_refused_and_told(folders):
         )  # fmt: skip
 
 
+def save_image(path, array, version):
+    """Save an OME-Zarr image of one level and labels in it."""
+    group = zarr.open_group(path, mode="w", zarr_format=2 if version == "0.4" else 3)
+    for name in ("", "labels/x/"):
+        group.create_array(f"{name}0", data=array)
+        (group[name] if name else group).attrs.update(multiscales(version))
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+@pytest.mark.parametrize("image", ["", "labels/x/"])
+def test_resuming_with_a_changed_image_around_an_array_is_refused(folders, version, image):
+    for name in ("t.zarr", "p.zarr"):
+        save_image(name, labels(0), version)
+    cases = [sl.Case("a", f"t.zarr/{image}0", "p.zarr/labels/x/0")]
+    sl.batch(cases, output="out", metrics="dice")
+    # Another array in the image changes nothing of this one.
+    group = zarr.open_group("t.zarr")
+    group.create_array("other", data=labels(1))
+    os.utime(Path("t.zarr") / image / ("zarr.json" if version == "0.5" else ".zattrs"), ns=(1, 1))
+    assert sl.batch(cases, output="out", metrics="dice", resume=True).skipped == 1
+    zarr.open_group(f"t.zarr/{image}").attrs.update(
+        multiscales(version, coordinateTransformations=[])
+    )
+    with pytest.raises(sl.InvalidInputError, match=r"the files of its truth .* have changed"):
+        sl.batch(cases, output="out", metrics="dice", resume=True)
+
+
 def test_results_are_never_overwritten_without_resume(folders):
     sl.batch(find(), output="out", metrics="dice")
     with pytest.raises(sl.InvalidInputError, match="is there already: pass `resume`"):
@@ -215,6 +334,61 @@ def test_shards_together_are_the_whole(folders):
     done = [sl.batch(find(), output="out", metrics="dice", shard=f"{i}/3") for i in range(3)]
     assert [len(batch.study.cases) for batch in done] == [2, 4, 5]
     assert Path("out/scores.csv").read_bytes() == Path("whole/scores.csv").read_bytes()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_shards_of_other_options_are_refused(run, resume):
+    arguments = ("batch", "truth", "unet", "-o", "mix", "-m", "dice")
+    assert run(*arguments, "--shard", "0/2")[0] == 0
+    options = ("--include-background", "--shard", "1/2", *["--resume"] * resume)
+    code, out, err = run(*arguments, *options)
+    assert (code, out) == (2, "")
+    assert "case a of unet" in err
+    assert "--include-background was not given and is true" in err
+    assert sorted(scores("mix")) == ["a", "c", "e"]
+
+
+def test_an_unsharded_run_takes_the_place_of_the_failures_of_shards(folders):
+    break_case(folders)
+    sl.batch(find(), output="out", metrics="dice", shard="0/2")
+    assert "c.zarr" in Path("out/failures-0-of-2.json").read_text()
+    zarr.save_array("unet/c.zarr", labels(2), mode="w")
+    done = sl.batch(find(), output="out", metrics="dice", resume=True)
+    assert done.failures == ()
+    assert [path.name for path in Path("out").glob("failures*")] == ["failures.json"]
+
+
+def test_merging_folders_of_shards_tells_how_they_are_joined(run):
+    for shard in ("0/2", "1/2"):
+        sl.batch(find(), output=f"part-{shard[0]}", metrics="dice", shard=shard)
+    code, _, err = run("merge", "part-0", "part-1")
+    assert code == 2
+    assert err == (
+        "error: 'part-0' is a folder, not the state of a shard: shards of a batch are joined by "
+        "giving all the same --output and then running `streamloss batch` with it and --resume, "
+        "but without --shard\n"
+    )
+
+
+@pytest.mark.parametrize("output", ["m1.csv", "m1.csv/x"])
+def test_an_output_folder_within_a_file_is_refused(run, output):
+    Path("m1.csv").touch()
+    code, _, err = run("batch", "truth", "unet", "-o", output, "-m", "dice")
+    assert code == 2
+    assert f"output {output}: m1.csv is a file, expected a folder" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "again"),
+    [
+        ({"metrics": "dice,iou"}, {"metrics": "iou,dice"}),
+        ({"metrics": "dice"}, {"metrics": "dice", "threshold": 0.5, "background": 0, "level": 0}),
+        ({"metrics": "dice", "affine": "check", "classes": None}, {"metrics": "dice"}),
+    ],
+)
+def test_options_that_are_written_otherwise_are_the_same(folders, options, again):
+    sl.batch(find(), output="out", **options)
+    assert sl.batch(find(), output="out", **again, resume=True).skipped == 5
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 9])
@@ -255,6 +429,19 @@ def test_names_match_without_the_suffix_of_the_format(tmp_path):
     cases, unmatched = sl.find_cases(tmp_path / "truth", tmp_path / "prediction")
     assert [case.name for case in cases] == ["p_0000", "q", "r.2"]
     assert unmatched == []
+
+
+def test_every_suffix_of_a_readable_file_names_a_volume():
+    for store in (hdf5, tiff):
+        assert set(store._SUFFIXES) <= set(SUFFIXES)
+
+
+def test_a_mask_without_a_case_is_listed(folders):
+    for name in (*NAMES, "x"):
+        zarr.save_array(f"masks/{name}.zarr", np.ones((6, 7, 8), "u1"))
+    cases, unmatched = sl.find_cases("truth", "unet", mask="masks")
+    assert len(cases) == 5
+    assert unmatched == ["x has a mask, but neither truth nor prediction"]
 
 
 def test_a_cohort_of_nifti_files_is_scored_beside_converted_ones(run, folders):
@@ -366,12 +553,17 @@ def test_a_manifest_has_models_groups_masks_and_paths_relative_to_it(run, folder
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("case,truth\na,t.zarr\n", "case 0 of .* lacks its prediction"),
+        ("case,truth\na,t.zarr\n", "case 1 of .* has no 'prediction', expected case, truth, pred"),
+        ("case,truth,prediction\na,t,p\nb,t\n", "case 2 of .* has nothing in 'prediction'"),
+        ("case,truth,prediction\na,t,\n", "case 1 of .* has nothing in 'prediction'"),
         ("case,truth,prediction,modle\na,t,p,m\n", "has 'modle', expected some of case"),
         ("case,truth,prediction\na,t,p\na,t,q\n", "case a of model is there twice"),
         ("case,truth,prediction\n../a,t,p\n", "must have a name that a file can have"),
         ("case,truth,prediction\na,t,p,q\n", "more cells than there are columns"),
-        ("case,truth,prediction\n", "has no cases"),
+        (
+            "case,truth,prediction\n",
+            "has no cases: expected the columns case, truth, prediction and",
+        ),
     ],
 )
 def test_a_manifest_that_cannot_be_used_is_refused(tmp_path, text, sentence):
@@ -379,6 +571,30 @@ def test_a_manifest_that_cannot_be_used_is_refused(tmp_path, text, sentence):
     path.write_text(text)
     with pytest.raises(sl.InvalidInputError, match=sentence):
         sl.read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[[cases]]\ncase = 'a'\n", r"has no cases: expected a \[\[case\]\] table for each"),
+        ("[case]\ncase = 'a'\n", r"has no cases: expected a \[\[case\]\] table for each"),
+        ("case = ['a']\n", "case 1 of .* is 'a', expected a table"),
+    ],
+)
+def test_tables_that_are_no_cases_are_refused(tmp_path, text, sentence):
+    path = tmp_path / "cases.toml"
+    path.write_text(text)
+    with pytest.raises(sl.InvalidInputError, match=sentence):
+        sl.read_manifest(path)
+
+
+def test_folders_and_manifests_in_buckets_are_refused(run):
+    code, _, err = run("batch", "s3://b/t", "s3://b/p", "-o", "out")
+    assert code == 2
+    assert "truth folder must be a local one, got 's3://b/t': name volumes in a bucket in a" in err
+    code, _, err = run("batch", "s3://b/cases.csv", "-o", "out")
+    assert code == 2
+    assert "manifest must be a local file, got 's3://b/cases.csv'" in err
 
 
 def test_tidy_csv_has_the_columns_in_order_and_every_digit(run):
@@ -577,6 +793,8 @@ def test_an_undefined_mean_fails_the_gate(run, folders):
         (("--fail-under", "true_positives=3"), "has no direction"),
         (("--fail-under", "dise=0.1"), "did you mean 'dice'"),
         (("--fail-under", "dice"), "expected METRIC=NUMBER"),
+        (("--fail-under", "=0.5"), "expected METRIC=NUMBER such as dice=0.85, got '=0.5'"),
+        (("--fail-under", "dice=nan"), "expected METRIC=NUMBER such as dice=0.85, got 'dice=nan'"),
         (("--fail-under", "accuracy=0.1"), "names accuracy, which --metrics does not"),
     ],
 )
@@ -602,6 +820,7 @@ def test_failed_cases_win_over_a_failed_gate(run, folders):
         ({"gama": 2}, "did you mean 'gamma'"),
         ({"gamma": "much"}, "gamma: expected a number"),
         ({"workers": 0}, "workers must be"),
+        ({"kind": "nonsense"}, "unknown kind 'nonsense': expected one of labels"),
         ({"executor": "fibres"}, "unknown executor"),
         ({"formats": ["xml"]}, "unknown format"),
         ({"max_memory": "lots"}, "max_memory must be a size"),
@@ -628,6 +847,26 @@ def test_the_tables_fit_80_columns_and_come_last(run, folders):
     assert lines[-1].split()[:3] == ["true_negatives", "4", "0"]
     # No name of a case is broken.
     assert sum("liver_" in line for line in lines[-3:]) == 2
+
+
+@pytest.mark.parametrize("length", [13, 40, 230])
+def test_the_table_is_readable_at_80_columns_whatever_the_names(run, folders, length):
+    for folder in ("truth", "unet"):
+        for name in NAMES:
+            long = f"{name}_{'x' * (length - 4)}_{name}.zarr"
+            (folders / folder / f"{name}.zarr").rename(folders / folder / long)
+    metrics = "dice,absolute_volume_difference,relative_volume_difference,false_negatives"
+    _, out, _ = run("batch", "truth", "unet", "-o", "out", "-m", metrics)
+    title, rule, *rows = out.splitlines()[2:]
+    assert len(rule) <= 80
+    assert len(rows) <= 9
+    cases = [row[title.index("Worst case") :].strip() for row in rows]
+    shown = next(filter(None, cases))
+    assert len(shown) == min(length, len(rule) - title.index("Worst case")) >= 12
+    # Both ends tell cases apart.
+    assert shown[0] == shown[-1]
+    names = "".join(row.split(" ")[0] for row in rows)
+    assert names == metrics.replace(",", "")
 
 
 def test_nothing_temporary_is_left(folders):
@@ -685,6 +924,16 @@ def test_a_process_that_dies_fails_its_case_alone():
     died = "the process that scored it ended with exit code 7"
     assert [outcome.reason for outcome in outcomes] == [reason, died, reason]
     assert [outcome.case for outcome in outcomes] == cases
+
+
+def test_a_process_ends_in_silence_where_nobody_waits_for_its_answer():
+    """A parent that is killed closes the pipe."""
+    child = lanes._Child()
+    child.begin({"metrics": "dice"})
+    child.send(sl.Case("a", "no.zarr", "no.zarr"))
+    child._connection.close()
+    child._process.join()
+    assert child._process.exitcode == 0
 
 
 def test_processes_start_before_fingerprints_are_taken(folders, monkeypatch):

@@ -169,3 +169,17 @@ def test_a_batch_of_a_bucket_is_resumed_unless_an_object_has_changed(bucket, tmp
     zarr.open_array(place(bucket, "prediction.zarr"))[0, 0, 0] = 4
     with pytest.raises(InvalidInputError, match=r"files of its prediction s3:.* have changed"):
         sl.batch(cases, resume=True, **run)
+
+
+def test_a_batch_of_a_bucket_is_not_resumed_if_the_image_around_an_array_has_changed(
+    bucket, tmp_path
+):
+    group = zarr.create_group(place(bucket, "v.zarr"), attributes=multiscales())
+    group.create_array("0", data=(voxels() % 5).astype(np.uint8), chunks=CHUNKS)
+    cases = [sl.Case("a", "s3://bucket/v.zarr/0", "s3://bucket/v.zarr/0")]
+    run = {"output": tmp_path / "out", "metrics": "dice"}
+    sl.batch(cases, **run)
+    assert sl.batch(cases, resume=True, **run).skipped == 1
+    group.attrs.update(multiscales(coordinateTransformations=[]))
+    with pytest.raises(InvalidInputError, match=r"files of its truth s3:.* have changed"):
+        sl.batch(cases, resume=True, **run)

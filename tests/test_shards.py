@@ -189,7 +189,7 @@ def test_a_damaged_or_foreign_file_is_refused_with_the_reason(volumes):
         Path("bad.slstate").write_bytes(bad)
         refused(["bad.slstate"], "bad.slstate", told)
     refused(["nowhere.slstate"], "cannot read the state file 'nowhere.slstate'", "No such file")
-    refused(["."], "cannot read the state file '.'")
+    refused(["."], "'.' is a folder, not the state of a shard", "`resume`")
 
 
 def test_every_cut_of_a_state_file_is_refused(volumes):

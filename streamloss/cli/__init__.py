@@ -21,7 +21,7 @@ from streamloss.cli.merge import merge
 from streamloss.cli.metrics import metrics
 from streamloss.cli.output import with_flags
 from streamloss.cli.score import score
-from streamloss.errors import InvalidInputError, ReadError, WorkerError
+from streamloss.errors import InvalidInputError, ReadError, WorkerError, file_error
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -71,8 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         return _fail(f"out of memory: {error}".removesuffix(": "), EXIT_ERROR)
     except OSError as error:
-        named = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        return _fail(named, EXIT_ERROR)
+        return _fail(file_error(error), EXIT_ERROR)
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", EXIT_INTERRUPTED)
     except Exception as error:

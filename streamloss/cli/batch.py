@@ -1,5 +1,6 @@
 """`streamloss batch`."""
 
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -50,13 +51,15 @@ def _gates(
     """Convert "dice=0.85,iou=0.7" or repeated ones."""
     gates = {}
     for part in filter(None, joined(parts).split(",")):
-        name, _, limit = part.partition("=")
+        name, _, limit = map(str.strip, part.partition("="))
         try:
-            gates[name.strip()] = float(limit)
+            gates[name] = float(limit)
         except ValueError:
+            gates[name] = math.nan
+        if not name or math.isnan(gates[name]):
             raise click.BadParameter(
                 f"expected METRIC=NUMBER such as dice=0.85, got {part!r}", ctx, parameter
-            ) from None
+            )
     return gates
 
 

@@ -5,6 +5,7 @@ Options are read and files are written in `batch`.
 
 import sys
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from streamloss.cli.output import console, with_flags
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 EXIT_FAILED_CASES = 3
 EXIT_GATE = 4
+_COLUMNS = ("Metric", "n", "Undefined", "Mean", "Median", "Worst", "Worst case")
+# Between two columns of the table, and the width that names get at least.
+_PADDING = 2
+_NARROWEST = 12
 
 
 def exit_code(done: "Batch", under: dict[str, float], over: dict[str, float]) -> int:
@@ -67,10 +72,10 @@ def print_tables(done: "Batch") -> None:
         terminal.print()
         if len(models) > 1:
             terminal.print(_of(rows[0]), style="bold", markup=False)
-        terminal.print(_summary_table(rows))
+        terminal.print(_summary_table(rows, terminal.width))
 
 
-def _summary_table(rows: Sequence["Summary"]) -> "Table":
+def _summary_table(rows: Sequence["Summary"], width: int) -> "Table":
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -78,19 +83,39 @@ def _summary_table(rows: Sequence["Summary"]) -> "Table":
     from streamloss.tables import format_number
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    table.add_column("Metric", no_wrap=True)
-    for name in ("n", "Undefined", "Mean", "Median", "Worst"):
+    table.add_column(_COLUMNS[0], no_wrap=True)
+    for name in _COLUMNS[1:-1]:
         table.add_column(name, justify="right", no_wrap=True)
-    # Last, since names of cases may be long and then go on in the next line.
-    table.add_column("Worst case", overflow="fold")
+    table.add_column(_COLUMNS[-1], no_wrap=True)
+    lines = []
     for row in rows:
         # Five digits leave room for the name of a case; the files hold all.
         numbers = [
-            format_number(number, digits=5 if number < 1e5 else 6)
+            format_number(number, digits=6 if 1e5 <= number < 1e6 else 5)
             for number in (row.mean, row.median, row.worst)
         ]
         if not row.worst_case:
             numbers[2] = ""
-        cells = [row.metric, f"{row.n:,}", f"{row.undefined:,}", *numbers, row.worst_case]
+        lines.append((row.metric, f"{row.n:,}", f"{row.undefined:,}", *numbers, row.worst_case))
+    widths = [max(map(len, column)) for column in zip(_COLUMNS, *lines, strict=True)]
+    # Metrics get what numbers and cases leave, or half of it where both have long names.
+    room = width - sum(widths[1:-1]) - _PADDING * (len(_COLUMNS) - 1)
+    metric_width = min(widths[0], max(room - widths[-1], room // 2, _NARROWEST))
+    case_width = max(room - metric_width, _NARROWEST)
+    for metric, *numbers, case in lines:
+        cells = (_wrapped(metric, metric_width), *numbers, _shortened(case, case_width))
         table.add_row(*map(Text, cells))
     return table
+
+
+def _wrapped(metric: str, width: int) -> str:
+    """Break the name of a metric between its words."""
+    words = metric.replace("_", " ")
+    # At the end of a line stays the underscore.
+    return "_\n".join(wrap(words, width - 1)).replace(" ", "_") if len(metric) > width else metric
+
+
+def _shortened(case: str, width: int) -> str:
+    """Leave out the middle of a long name: cases differ at the beginning or at the end."""
+    end = (width - 1) // 2
+    return case if len(case) <= width else f"{case[: width - 1 - end]}…{case[-end:]}"
