@@ -453,14 +453,14 @@ def test_a_file_that_does_not_fit_on_the_disk_is_named(run, tmp_path, monkeypatc
     monkeypatch.setattr(os, "fsync", full)
     target = tmp_path / "output"
     code, out, err = run("score", "truth.zarr", "prediction.zarr", option, target)
-    assert (code, out, err) == (1, "", f"error: {target}: No space left on device\n")
+    assert (code, out, err) == (1, "", f"error: No space left on device: '{target}'\n")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device here")
 def test_a_full_device_is_named(run):
     code, out, err = run("score", "truth.zarr", "prediction.zarr", "--json", "/dev/full")
-    assert (code, out, err) == (1, "", "error: /dev/full: No space left on device\n")
+    assert (code, out, err) == (1, "", "error: No space left on device: '/dev/full'\n")
 
 
 def test_a_file_is_written_where_folders_cannot_be_flushed(run, tmp_path, monkeypatch):
