@@ -86,20 +86,9 @@ class Layout:
 
 
 def layout_of(array: "zarr.Array[Any]", name: str | None = None) -> Layout | None:
-    """
-    Return where and how an array is stored.
+    """Return where and how an array is stored, None if that is not covered.
 
-    Parameters
-    ----------
-    array
-        The open array, whose metadata zarr-python has validated.
-    name
-        What errors call the array; its path by default.
-
-    Returns
-    -------
-    Layout or None
-        None if its store, grid, key encoding, element type or a codec is not covered.
+    Parameters as `direct.open_direct`.
     """
     from zarr.storage import LocalStore
 

@@ -219,6 +219,8 @@ class ZarrVolume:
         """What is stored, chunks or the shards of a sharded array, keys listed once."""
         if self.direct is not None:
             return StoredChunks(self.direct.stored(), self.direct.object_shape)
+        if not self.array.store.supports_listing:
+            return None
         outer = self.array.shards or self.chunks
         grid = np.zeros(chunk_grid(self.shape, outer), np.bool_)
         encode = self.array.metadata.encode_chunk_key
@@ -231,6 +233,7 @@ class ZarrVolume:
                 if len(index) == grid.ndim and all(map(int.__lt__, index, grid.shape)):
                     grid[index] |= encode(index) == key
         except (OSError, NotImplementedError):
+            # Some file systems of fsspec say that they list, and raise.
             return None
         # A store that does not list the array's own metadata cannot list its chunks either.
         return StoredChunks(grid, outer) if listed else None
@@ -278,8 +281,6 @@ def _keys(array: "zarr.Array[Any]") -> Iterator[str]:
         # A key has a number for each axis, perhaps after a prefix.
         yield from _files(array.store.root / array.path, "", array.ndim + 1)
         return
-    if not array.store.supports_listing:
-        raise NotImplementedError
     prefix = f"{array.path}/" if array.path else ""
     for key in collect_aiterator(array.store.list_prefix(prefix)):
         yield key.removeprefix(prefix)
