@@ -255,7 +255,7 @@ def _change_of_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 def _write(path: Path, text: str) -> None:
     """Write a file that appears complete or not at all.
 
-    It is not synced as a state is, which takes 4 ms, nearly half of what a small case takes.
+    It is not synced as a state is: a case that a crash of the machine loses is scored again.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

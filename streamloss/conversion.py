@@ -38,7 +38,7 @@ _EXTENT_IN_3D, _EXTENT_IN_2D = 128, 1024
 # decoded for many blocks; thinner chunks than this are too many.
 _LEAST_DEPTH = 16
 _LARGEST_BLOCK_VOXELS = 2**25
-# Those of 8³ voxels, the smallest that make sense, take some 0.1 s together.
+# An interrupt waits for them.
 _CHUNKS_WRITTEN_AT_ONCE = 128
 _LABEL_DTYPE = np.dtype(np.int32)
 _ZSTD_LEVEL = 3
