@@ -255,7 +255,7 @@ def _change_of_inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 def _write(path: Path, text: str) -> None:
     """Write a file that appears complete or not at all.
 
-    It is not synced as a state is: a case that a crash of the machine loses is scored again.
+    It is not synced as a state is: a crash of the machine may lose it.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
