@@ -41,33 +41,32 @@ class Failure:
     reason: str
 
 
+@dataclass(frozen=True)
 class BatchFolder:
-    """The output folder of a batch.
+    """The output folder of a batch; pickles.
 
-    Parameters
+    Attributes
     ----------
     root
         Need not be there yet.
+    options
+        Those of this run, as `plain_options` returns them.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    root: Path
+    options: Mapping[str, Any]
 
     def path(self, case: Case) -> Path:
         """Return where the result of a case is saved."""
         return self.root / CASES / case.model / f"{case.name}.json"
 
-    def finished(
-        self, cases: Iterable[Case], options: Mapping[str, Any]
-    ) -> dict[Case, dict[str, Any]]:
+    def finished(self, cases: Iterable[Case]) -> dict[Case, dict[str, Any]]:
         """Return what the folder holds: the field "batch" of the result of each case.
 
         Parameters
         ----------
         cases
             Those of all shards.
-        options
-            Those of this run, plain.
 
         Raises
         ------
@@ -87,7 +86,7 @@ class BatchFolder:
                 )
             try:
                 saved = json.loads(path.read_text(encoding="utf-8"))["batch"]
-                change = _change_of_options(saved["fingerprint"], options)
+                change = _change_of_options(saved["fingerprint"], self.options)
             except (ValueError, KeyError, TypeError):
                 raise InvalidInputError(f"{path} is not the result of a batch") from None
             if change is not None:
@@ -95,7 +94,7 @@ class BatchFolder:
             found[asked[path]] = saved
         return found
 
-    def keep(self, case: Case, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    def keep(self, case: Case, saved: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
         """Let the result of a case stand.
 
         Parameters
@@ -104,20 +103,20 @@ class BatchFolder:
             The case.
         saved
             The field "batch" of its result.
-        now
-            Its fingerprints.
+        inputs
+            What `fingerprints_of` returns now.
 
         Raises
         ------
         InvalidInputError
             If its inputs have changed.
         """
-        if saved["fingerprint"] != now:
-            self.refuse_to_keep(case, _change_of_inputs(saved["fingerprint"], now))
+        if saved["fingerprint"] != self._fingerprint(inputs):
+            self.refuse_to_keep(case, _change_of_inputs(saved["fingerprint"], inputs))
         if saved["group"] != case.group:
             # A group decides no number; it is set right without scoring again.
             text = self.path(case).read_text("utf-8")
-            self.save(case, result.Result.from_json(text), now)
+            self.save(case, result.Result.from_json(text), inputs)
 
     def refuse_to_keep(self, case: Case, change: str) -> NoReturn:
         """Raise that the result of a case cannot stand, because of a change."""
@@ -130,19 +129,35 @@ class BatchFolder:
         """Make the folder, before work that could not be saved without."""
         (self.root / CASES).mkdir(parents=True, exist_ok=True)
 
-    def save(self, case: Case, scored: result.Result, prints: Mapping[str, Any]) -> SavedCase:
-        """Write what `Result.to_json` writes, with facts on the case in the field "batch"."""
+    def fingerprints_of(self, case: Case) -> dict[str, Any]:
+        """Return what tells whether the truth, prediction or mask of a case has changed."""
+        roles = {"truth": case.truth, "prediction": case.prediction, "mask": case.mask}
+        level = self.options.get("level", 0)
+        return {
+            role: None if path is None else _fingerprint(path, level)
+            for role, path in roles.items()
+        }
+
+    def save(self, case: Case, scored: result.Result, inputs: Mapping[str, Any]) -> SavedCase:
+        """Write what `Result.to_json` writes, with facts on the case in the field "batch".
+
+        Processes may save different cases at once.
+        """
         path = self.path(case)
         path.parent.mkdir(exist_ok=True)
-        facts = {
+        facts: dict[str, Any] = {
             "case": case.name,
             "model": case.model,
             "group": case.group,
-            "fingerprint": prints,
+            "fingerprint": self._fingerprint(inputs),
         }
         plain = {**scored.to_dict(), "batch": facts}
         _write(path, json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         return SavedCase.of(scored, facts, path)
+
+    def _fingerprint(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all that decides the result of a case of these inputs."""
+        return {"schema": result.SCHEMA, "options": self.options, **inputs}
 
     def write_failures(self, shard: str | None, failures: Sequence[Failure]) -> None:
         """Write the failures of a batch, or of one shard of it.
@@ -200,19 +215,6 @@ def plain_options(options: Mapping[str, Any]) -> dict[str, Any]:
 def _is_same(value: Any, default: Any) -> bool:
     # To Python, though to no option, 1 and true are the same.
     return type(value) is type(default) and bool(value == default)
-
-
-def case_fingerprints(case: Case, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all that decides a case's result; the options are plain."""
-    roles = {"truth": case.truth, "prediction": case.prediction, "mask": case.mask}
-    return {
-        "schema": result.SCHEMA,
-        "options": options,
-        **{
-            role: None if path is None else _fingerprint(path, options.get("level", 0))
-            for role, path in roles.items()
-        },
-    }
 
 
 def _fingerprint(source: str, level: int) -> dict[str, Any]:

@@ -8,16 +8,15 @@ import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from errno import ENAMETOOLONG
 from pathlib import Path
 from typing import Any
 
 from streamloss import exports
-from streamloss.batch_folder import BatchFolder, Failure, case_fingerprints, plain_options
+from streamloss.batch_folder import BatchFolder, Failure, plain_options
 from streamloss.cases import Case, choose_shard, refuse_duplicates
 from streamloss.errors import InvalidInputError
 from streamloss.executors import available_workers
-from streamloss.lanes import Helpers, Outcome, reason_of, run_case, run_lanes
+from streamloss.lanes import Helpers, Outcome, Waiting, Work, reason_of, run_case, run_lanes
 from streamloss.options import KEYWORDS, check_keywords, check_kind, parse_metrics
 from streamloss.prepare import FIXED_BYTES, parse_bytes
 from streamloss.registry import parameters
@@ -147,9 +146,8 @@ def batch(
     if executor not in EXECUTORS:
         raise InvalidInputError(f"unknown executor {executor!r}: expected {', '.join(EXECUTORS)}")
     options = _settled(options, formats)
-    plain = plain_options(options)
-    folder = BatchFolder(Path(output))
-    finished = folder.finished(cases, plain)
+    folder = BatchFolder(Path(output), plain_options(options))
+    finished = folder.finished(cases)
     if not resume and (present := [case for case in mine if case in finished]):
         raise InvalidInputError(
             f"{folder.path(present[0])} is there already: pass `resume` to keep finished cases, "
@@ -164,7 +162,7 @@ def batch(
         prints, failures = {}, []
         for case in mine:
             try:
-                prints[case] = case_fingerprints(case, plain)
+                prints[case] = folder.fingerprints_of(case)
             except Exception as error:
                 # The other cases must go on whatever the files of one are.
                 reason = reason_of(error)
@@ -174,7 +172,7 @@ def batch(
         for case in mine:
             if case in finished:
                 folder.keep(case, finished[case], prints[case])
-        waiting = [case for case in prints if case not in finished]
+        waiting = [Waiting(*item) for item in prints.items() if item[0] not in finished]
         folder.make()
 
         skipped = len(prints) - len(waiting)
@@ -188,22 +186,13 @@ def batch(
             if part < whole:
                 tell(done + part / whole, len(mine))
 
-        sizes = {case: _bytes(prints[case]) for case in waiting}
         lanes = (count, limit, executor, helpers if processes else None)
         # Closed on an interrupt too, so that what is under way stops at once.
-        with closing(_score_all(sizes, options, *lanes, within_case)) as scored:
+        with closing(_score_all(waiting, Work(folder, options), *lanes, within_case)) as scored:
             for outcome in scored:
-                case, result, reason = outcome[:3]
-                if result is not None:
-                    try:
-                        row = folder.save(case, result, prints[case])
-                    except OSError as error:
-                        # A full disk, for one, is no matter of this case alone.
-                        if error.errno != ENAMETOOLONG:
-                            raise
-                        result, reason = None, reason_of(error)
-                if result is None:
-                    failures.append(Failure(case.name, case.model, reason))
+                case, row = outcome.case, outcome.saved
+                if row is None:
+                    failures.append(Failure(case.name, case.model, outcome.reason))
                 else:
                     kept += sum(1 + len(metric.per_class) for metric in row.metrics.values())
                     # To read all again in the end took a twelfth of the time of 2048 small cases.
@@ -257,13 +246,9 @@ def _settled(options: Mapping[str, Any], formats: Sequence[str]) -> dict[str, An
     return settled
 
 
-def _bytes(prints: Mapping[str, Any]) -> int:
-    return sum((prints[role] or {}).get("bytes") or 0 for role in ("truth", "prediction", "mask"))
-
-
 def _score_all(
-    sizes: Mapping[Case, int],
-    options: Mapping[str, Any],
+    waiting: Sequence[Waiting],
+    work: Work,
     workers: int,
     limit: int,
     executor: str,
@@ -271,25 +256,27 @@ def _score_all(
     within_case: Callable[[int, int], None],
 ) -> Generator[Outcome, None, None]:
     """Score small cases side by side, then large ones, each by all workers."""
-    largest = sum(sizes.values()) / (_LARGE_PART * workers)
-    by_size = sorted(sizes, key=lambda case: -sizes[case])
-    # Sizes of what is not on a file system are unknown; such cases go side by side.
-    alone = [case for case in by_size if sizes[case] > largest]
-    together = [case for case in by_size if sizes[case] <= largest]
+    largest = sum(item.nbytes for item in waiting) / (_LARGE_PART * workers)
+    by_size = sorted(waiting, key=lambda item: -item.nbytes)
+    alone = [item for item in by_size if item.nbytes > largest]
+    together = [item for item in by_size if item.nbytes <= largest]
     if workers == 1 or executor == "serial":
         alone, together = by_size, []
     if together:
         lanes, share = _shares(min(workers, len(together)), limit, helpers is not None)
         settings = _settings(max(workers // lanes, 1), share, executor)
-        with closing(run_lanes(together, {**options, **settings}, lanes, helpers)) as outcomes:
+        small = work._replace(options={**work.options, **settings})
+        inputs = dict(together)
+        with closing(run_lanes(together, small, lanes, helpers)) as outcomes:
             for outcome in outcomes:
                 if outcome.lacks_memory and share < limit:
-                    alone.append(outcome.case)
+                    alone.append(Waiting(outcome.case, inputs[outcome.case]))
                 else:
                     yield outcome
     settings = _settings(workers, limit, executor)
-    for case in alone:
-        yield run_case(case, {**options, **settings}, within_case)
+    large = work._replace(options={**work.options, **settings})
+    for item in alone:
+        yield run_case(large, item, within_case)
 
 
 def _settings(workers: int, limit: int, executor: str) -> dict[str, Any]:

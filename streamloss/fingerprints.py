@@ -98,12 +98,15 @@ def _files(path: Path) -> Iterable[tuple[str, os.stat_result]]:
 
 def _attributes_around(path: Path) -> Iterable[bytes]:
     """Yield the attributes of the Zarr groups that hold an array, innermost first."""
-    for folder in path.absolute().parents if path.is_dir() else ():
-        if not any((folder / name).is_file() for name in METADATA):
+    folder = os.fspath(path.absolute()) if path.is_dir() else ""
+    while folder:
+        # Text, as paths are slow and a batch looks around thousands of arrays.
+        folder = folder.rpartition(os.sep)[0]
+        if not any(os.path.isfile(f"{folder}{os.sep}{name}") for name in METADATA):  # noqa: PTH113
             return
         # A file may be written anew for an array beside this one, so its time tells nothing.
         with suppress(FileNotFoundError):
-            facts = json.loads((folder / "zarr.json").read_bytes())
+            facts = json.loads(Path(f"{folder}{os.sep}zarr.json").read_bytes())
             yield json.dumps(facts.get("attributes"), sort_keys=True).encode()
         with suppress(FileNotFoundError):
-            yield (folder / ".zattrs").read_bytes()
+            yield Path(f"{folder}{os.sep}.zattrs").read_bytes()

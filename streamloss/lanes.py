@@ -1,30 +1,60 @@
 """Runs cases at once: lanes of one case each, in threads or in processes of their own.
 
-A lane scores one case at a time and reports how it went. What becomes of the results is not
-known here.
+A lane scores one case at a time, saves its result and reports how it went: who waits for all
+lanes has nothing to do beside them. What the results are for is not known here.
 """
 
 import multiprocessing
-import queue
 import signal
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from errno import ENAMETOOLONG
 from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Self
 
+from streamloss.batch_folder import BatchFolder
 from streamloss.cases import Case
-from streamloss.errors import MemoryLimitError, StreamlossError, file_error
-from streamloss.result import Result
+from streamloss.errors import MemoryLimitError, StreamlossError, WorkerError, file_error
+from streamloss.study import SavedCase
+
+# Seconds between two looks at what lanes have done. To be woken by each case would take the
+# interpreter's lock away from the lane beside, which many small cases feel.
+_LOOK = 0.01
+_UNSTARTED = (
+    "a process that was to score cases ended with exit code {} before it could: a script that "
+    'asks for processes must be importable, as by `if __name__ == "__main__":`; or choose '
+    'executor="threads"'
+)
+
+
+class Waiting(NamedTuple):
+    """A case to be scored, and what its inputs are known by, as `BatchFolder` tells."""
+
+    case: Case
+    inputs: Mapping[str, Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its files; 0 where that is not known, as of what is in a bucket."""
+        return sum((facts or {}).get("bytes") or 0 for facts in self.inputs.values())
+
+
+class Work(NamedTuple):
+    """What every lane needs: where results are saved, and keywords of `score`; pickles."""
+
+    folder: BatchFolder
+    options: Mapping[str, Any]
 
 
 class Outcome(NamedTuple):
-    """How the scoring of a case ended: with a result, or with the reason why there is none."""
+    """How a case ended: with a saved result, or with the reason why there is none."""
 
     case: Case
-    result: Result | None
+    saved: SavedCase | None
     reason: str = ""
     lacks_memory: bool = False
 
@@ -34,22 +64,48 @@ class _StoppedError(Exception):
 
 
 def run_case(
-    case: Case,
-    options: Mapping[str, Any],
-    progress: Callable[[int, int], None] | None = None,
+    work: Work, waiting: Waiting, progress: Callable[[int, int], None] | None = None
 ) -> Outcome:
-    """Score one case; an exception becomes the reason why it failed."""
+    """Score one case and save its result; an exception becomes the reason why it failed.
+
+    Raises
+    ------
+    OSError
+        If the result cannot be saved: a full disk, for one, is no matter of this case alone.
+    """
     from streamloss.scoring import score
 
+    case, inputs = waiting
     try:
-        result = score(case.truth, case.prediction, mask=case.mask, progress=progress, **options)
-        return Outcome(case, result)
+        result = score(
+            case.truth, case.prediction, mask=case.mask, progress=progress, **work.options
+        )
     except _StoppedError:
         raise
     except Exception as error:
         # The other cases must go on whatever a codec or a storage library raises.
         lacks_memory = isinstance(error, MemoryLimitError)
         return Outcome(case, None, reason_of(error), lacks_memory)
+    try:
+        with _undisturbed():
+            return Outcome(case, work.folder.save(case, result, inputs))
+    except OSError as error:
+        if error.errno != ENAMETOOLONG:
+            raise
+        return Outcome(case, None, reason_of(error))
+
+
+@contextmanager
+def _undisturbed() -> Generator[None]:
+    """Let the signal that ends a process of a batch wait: no file is left half written."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def reason_of(error: Exception) -> str:
@@ -91,7 +147,7 @@ class Helpers:
 
 
 def run_lanes(
-    cases: Sequence[Case], options: Mapping[str, Any], lanes: int, helpers: Helpers | None
+    cases: Sequence[Waiting], work: Work, lanes: int, helpers: Helpers | None
 ) -> Generator[Outcome, None, None]:
     """Score cases, so many at once, and yield each outcome as it comes.
 
@@ -99,8 +155,8 @@ def run_lanes(
     ----------
     cases
         The cases, those that take longest first.
-    options
-        Keywords of `score`, with the share of workers and memory of one lane.
+    work
+        What a lane needs, with its share of workers and memory.
     lanes
         How many cases are scored at once.
     helpers
@@ -109,56 +165,53 @@ def run_lanes(
         others start.
     """
     waiting = deque(cases)
-    outcomes: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
+    outcomes: deque[Outcome | BaseException] = deque()
     stop = threading.Event()
 
     def heed_stop(done: int, total: int) -> None:
         if stop.is_set():
             raise _StoppedError
 
-    def work() -> None:
-        while waiting and not stop.is_set():
-            # Another lane may have taken the last.
-            with suppress(IndexError):
-                outcomes.put(run_case(waiting.popleft(), options, heed_stop))
-
-    def feed(child: _Child) -> None:
-        child.begin(options)
-        while not stop.is_set():
-            # One more waits in the child, which idled for a twelfth of the time until this
-            # thread had its turn. Not the last ones: lanes are to end together.
-            ahead = 1 if len(waiting) > 2 * lanes else 0
-            with suppress(IndexError):
-                while len(child.sent) <= ahead:
-                    child.send(waiting.popleft())
-            if not child.sent:
-                return
-            outcomes.put(child.receive())
-
-    def run(child: "_Child | None") -> None:
+    def score_here() -> None:
         try:
-            if child is None:
-                work()
-            else:
-                feed(child)
+            while waiting and not stop.is_set():
+                # Another lane may have taken the last.
+                with suppress(IndexError):
+                    outcomes.append(run_case(work, waiting.popleft(), heed_stop))
         except _StoppedError:
             pass
         except BaseException as error:
-            outcomes.put(error)
+            outcomes.append(error)
 
-    others = [None] * (lanes - 1) if helpers is None else helpers.start(lanes - 1)
+    children = [] if helpers is None else helpers.start(lanes - 1)
     threads = [
-        threading.Thread(target=run, args=(child,), name="streamloss-lane")
-        for child in (None, *others)
+        threading.Thread(target=score_here, name="streamloss-lane")
+        for _ in range(lanes - len(children))
     ]
     try:
         for thread in threads:
             thread.start()
-        for _ in cases:
-            outcome = outcomes.get()
-            if isinstance(outcome, BaseException):
-                raise outcome
-            yield outcome
+        for child in children:
+            child.begin(work)
+        left = len(cases)
+        while left:
+            for child in children:
+                came = list(child.received())
+                outcomes.extend(came)
+                # As many more as it finished since the last look, and one. Not the last ones:
+                # lanes are to end together.
+                wanted = 1 + (max(len(came), 1) if len(waiting) > 2 * lanes else 0)
+                with suppress(IndexError):
+                    while len(child.sent) < wanted:
+                        child.send(waiting.popleft())
+            while outcomes:
+                outcome = outcomes.popleft()
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                left -= 1
+                yield outcome
+            if left:
+                time.sleep(_LOOK)
     finally:
         stop.set()
         if helpers is not None:
@@ -169,12 +222,11 @@ def run_lanes(
 
 
 class _Child:
-    """A process that scores the cases it is sent, in turn; started anew if it dies."""
+    """A process that scores the cases it is sent, in turn; started anew if one kills it."""
 
     def __init__(self) -> None:
-        self.sent: deque[Case] = deque()
-        self._options: Mapping[str, Any] = {}
-        self._stopped = False
+        self.sent: deque[Waiting] = deque()
+        self._work: Work | None = None
         self._start()
 
     def _start(self) -> None:
@@ -183,60 +235,83 @@ class _Child:
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
         self._process.start()
+        self._ready = False
         # The end of the child must be the end of the pipe.
         theirs.close()
 
-    def begin(self, options: Mapping[str, Any]) -> None:
-        """Tell the keywords of `score`, once: of many classes they would fill the pipe."""
-        self._options = options
+    def begin(self, work: Work) -> None:
+        """Tell what is the same for all cases, once: of many classes it would fill the pipe."""
+        self._work = work
         with suppress(OSError):
-            self._connection.send(dict(options))
+            self._connection.send(work)
 
-    def send(self, case: Case) -> None:
+    def send(self, waiting: Waiting) -> None:
         """Let a case be scored after those that were sent before."""
-        self.sent.append(case)
-        # If the process has died, `receive` tells.
+        self.sent.append(waiting)
+        # If the process has died, `received` tells.
         with suppress(OSError):
-            self._connection.send(case)
+            self._connection.send(waiting)
 
-    def receive(self) -> Outcome:
-        """Wait for how the first of the sent cases went."""
-        try:
-            outcome: Outcome = self._connection.recv()
-        except (EOFError, OSError):
-            if self._stopped:
-                raise _StoppedError from None
-            return self._replace()
-        self.sent.popleft()
-        return outcome
+    def received(self) -> Iterator[Outcome]:
+        """Yield how those of the sent cases went that are done by now.
+
+        Raises
+        ------
+        OSError
+            If a result could not be saved.
+        WorkerError
+            If the process could not be started.
+        """
+        while self.sent and self._connection.poll():
+            try:
+                message: Outcome | OSError | None = self._connection.recv()
+            except (EOFError, OSError):
+                yield self._replace()
+                continue
+            if message is None:
+                self._ready = True
+            elif isinstance(message, OSError):
+                raise message
+            else:
+                self.sent.popleft()
+                yield message
 
     def _replace(self) -> Outcome:
         """Start a new process in place of one that died, for the cases after the one it had."""
         self._process.join()
         code = self._process.exitcode
-        case, *others = self.sent
+        if not self._ready:
+            raise WorkerError(_UNSTARTED.format(code))
+        (case, _), *others = self.sent
         self.sent.clear()
         self._start()
-        self.begin(self._options)
+        assert self._work is not None, "cases are sent to a process that knows its work"
+        self.begin(self._work)
         for other in others:
             self.send(other)
         return Outcome(case, None, f"the process that scored it ended with exit code {code}")
 
     def stop(self) -> None:
-        self._stopped = True
+        """End the process, whatever it does."""
         self._process.terminate()
         self._process.join()
-        # Its lane may still wait for an answer; it gets the end of the pipe.
 
 
 def _serve(connection: Connection) -> None:
     """Score what comes through the pipe until it ends."""
     # Ctrl-C reaches every process of a terminal; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # What takes longest, while the parent looks at the cases.
-    import_module("streamloss.scoring")
+    # What takes longest, and the format of most batches, while the parent looks at the cases.
+    for name in ("streamloss.scoring", "streamloss.stores.zarr", "zarr"):
+        import_module(name)
     # Where the parent was killed, nobody waits for the answer.
     with suppress(EOFError, ConnectionError):
-        options = connection.recv()
+        connection.send(None)
+        work = connection.recv()
         while True:
-            connection.send(run_case(connection.recv(), options))
+            waiting = connection.recv()
+            try:
+                outcome: Outcome | OSError = run_case(work, waiting)
+            except OSError as error:
+                outcome = error
+            connection.send(outcome)

@@ -8,6 +8,8 @@ import math
 import multiprocessing
 import os
 import re
+import signal
+import subprocess
 import sys
 import threading
 from io import StringIO
@@ -21,6 +23,7 @@ import zarr
 
 import streamloss as sl
 from streamloss import batching, lanes
+from streamloss.batch_folder import BatchFolder
 from streamloss.cases import SUFFIXES, choose_shard
 from streamloss.cli import main
 from streamloss.fingerprints import of_source
@@ -106,7 +109,7 @@ def test_a_single_large_case_is_scored_by_all_workers(folders, monkeypatch):
     run_lanes = batching.run_lanes
 
     def spy(cases, *rest):
-        together.extend(case.name for case in cases)
+        together.extend(item.case.name for item in cases)
         return run_lanes(cases, *rest)
 
     monkeypatch.setattr(batching, "run_lanes", spy)
@@ -895,13 +898,18 @@ def test_an_interrupt_keeps_what_is_finished_and_nothing_half_written(
     options = {"output": "out", "metrics": "dice", "executor": executor, "workers": 2}
     with pytest.raises(KeyboardInterrupt):
         sl.batch(find(), **options, progress=interrupt)
-    assert len(scores("out")) == 2
+    # Lanes save what they have scored, whoever hears of it.
+    finished = len(scores("out"))
+    assert finished >= 2
     assert "streamloss-lane" not in {thread.name for thread in threading.enumerate()}
     assert multiprocessing.active_children() == []
     assert [path for path in Path("out").rglob("*") if path.name.startswith(".")] == []
     again = sl.batch(find(), **options, resume=True)
-    assert again.skipped == 2
+    assert again.skipped == finished
     assert len(again.study.cases) == 5
+
+
+WORK = lanes.Work(BatchFolder(Path("out"), {}), {"metrics": "dice"})
 
 
 class Dying:
@@ -911,15 +919,23 @@ class Dying:
         return os._exit, (7,)
 
 
+def outcomes_of(child, count):
+    """Wait for how the first cases went that a process was sent."""
+    outcomes = []
+    while len(outcomes) < count:
+        outcomes += child.received()
+    return outcomes
+
+
 def test_a_process_that_dies_fails_its_case_alone():
     cases = [sl.Case(name, "no.zarr", "no.zarr") for name in "abc"]
     cases[1] = dataclasses.replace(cases[1], truth=Dying())
     with lanes.Helpers() as helpers:
         (child,) = helpers.start(1)
-        child.begin({"metrics": "dice"})
+        child.begin(WORK)
         for case in cases:
-            child.send(case)
-        outcomes = [child.receive() for _ in cases]
+            child.send(lanes.Waiting(case, {}))
+        outcomes = outcomes_of(child, len(cases))
     reason = "truth does not exist: 'no.zarr'"
     died = "the process that scored it ended with exit code 7"
     assert [outcome.reason for outcome in outcomes] == [reason, died, reason]
@@ -929,23 +945,69 @@ def test_a_process_that_dies_fails_its_case_alone():
 def test_a_process_ends_in_silence_where_nobody_waits_for_its_answer():
     """A parent that is killed closes the pipe."""
     child = lanes._Child()
-    child.begin({"metrics": "dice"})
-    child.send(sl.Case("a", "no.zarr", "no.zarr"))
+    child.begin(WORK)
+    child.send(lanes.Waiting(sl.Case("a", "no.zarr", "no.zarr"), {}))
     child._connection.close()
     child._process.join()
     assert child._process.exitcode == 0
+
+
+def test_a_process_tells_of_a_result_that_cannot_be_saved(folders):
+    """It ends the run, as a full disk does: the cases after it would have the same end."""
+    Path("out").write_text("a file where the folder of results should be")
+    with lanes.Helpers() as helpers:
+        (child,) = helpers.start(1)
+        child.begin(WORK)
+        child.send(lanes.Waiting(find()[0], {}))
+        with pytest.raises(NotADirectoryError, match="out/cases/unet"):
+            outcomes_of(child, 1)
+
+
+def test_a_script_that_cannot_be_imported_is_told_so(folders):
+    """Each new process would run it anew, and a batch would lose a case to each."""
+    Path("script.py").write_text(
+        "import streamloss as sl\n"
+        "cases = [*sl.find_cases('truth', 'unet')[0], *sl.find_cases('truth', 'vnet')[0]]\n"
+        "sl.batch(cases, output='out', metrics='dice', executor='processes', workers=2)\n"
+    )
+    done = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert 'by `if __name__ == "__main__":`' in done.stderr.splitlines()[-1]
+    assert list(Path("out").glob("failures*")) == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no such signals here")
+def test_a_result_is_saved_whole_before_the_signal_that_ends_a_process(folders, monkeypatch):
+    save = BatchFolder.save
+
+    def disturbed(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return save(*arguments)
+
+    def end(*_):
+        raise SystemExit
+
+    monkeypatch.setattr(BatchFolder, "save", disturbed)
+    WORK.folder.make()
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with pytest.raises(SystemExit):
+            lanes.run_case(WORK, lanes.Waiting(find()[0], {}))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert list(scores("out")) == ["a"]
 
 
 def test_processes_start_before_fingerprints_are_taken(folders, monkeypatch):
     """They import for as long as a hundred cases take."""
     at_work = []
 
-    def spy(case, options):
+    def spy(folder, case):
         at_work.append(len(multiprocessing.active_children()))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(batching, "_PROCESSES_FROM", 5)
-    monkeypatch.setattr(batching, "case_fingerprints", spy)
+    monkeypatch.setattr(BatchFolder, "fingerprints_of", spy)
     with pytest.raises(KeyboardInterrupt):
         sl.batch(find(), output="out", workers=3, executor="auto", metrics="dice")
     assert at_work == [2]
