@@ -3,12 +3,14 @@
 Knows the codecs, not where chunks are: files, shards and regions are in `direct`.
 """
 
+import bz2
 import functools
+import lzma
 import math
 import struct
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,10 +150,8 @@ def _step(codec: dict[str, Any]) -> Step:
         return functools.partial(_blosc, numcodecs.Blosc())
     if kind == "lz4":
         return functools.partial(_lz4, numcodecs.LZ4())
-    if kind == "gzip":
-        return functools.partial(_inflate, 31)
-    if kind == "zlib":
-        return functools.partial(_inflate, zlib.MAX_WBITS)
+    if kind in ("gzip", "zlib"):
+        return functools.partial(_inflate, codec)
     if kind == "crc32c" and codec.get("location", "end") == "end":
         return undo_crc32c
     if kind in _CHECKSUMS or kind in FILTERS or kind == "shuffle":
@@ -276,26 +276,65 @@ def _lz4(codec: Any, data: Bytes, target: Bytes) -> Bytes:
     return decoded
 
 
-def _inflate(window: int, data: Bytes, target: Bytes) -> Bytes:
-    """Decompress a stream of zlib, or the several of a gzip file."""
-    stream, done = zlib.decompressobj(window), 0
+def _inflate(codec: dict[str, Any], data: Bytes, target: Bytes) -> Bytes:
+    done = 0
+    for piece in inflate(codec, data, target.size):
+        target[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
+        done += len(piece)
+    return target[:done] if done != target.size else target
+
+
+def inflate(codec: dict[str, Any], data: Bytes, most: int | None = None) -> Iterator[bytes]:
+    """
+    Yield what a stream of zlib, or the several of gzip, bz2 or lzma, decompress to.
+
+    Parameters
+    ----------
+    codec
+        Its configuration in the form of numcodecs.
+    data
+        The streams.
+    most
+        How many bytes may come of them; any number by default.
+
+    Raises
+    ------
+    ValueError
+        If more comes of them, they are cut short, or something else follows.
+    """
+    new = _decompressor(codec)
+    stream, done = new(), 0
     for position in range(0, data.size, _PIECE):
         piece = data[position : position + _PIECE].tobytes()
         while piece:
             if stream.eof:
-                if window == zlib.MAX_WBITS:
+                if codec["id"] == "zlib":
                     raise ValueError("it goes on after the end of its zlib stream")
-                stream = zlib.decompressobj(window)
+                stream = new()
             # One more than fits tells too many from enough.
-            decoded = stream.decompress(piece, target.size - done + 1)
-            if done + len(decoded) > target.size:
-                raise ValueError(f"it decodes to more than the {target.size:,} bytes expected")
-            target[done : done + len(decoded)] = np.frombuffer(decoded, np.uint8)
+            limit = () if most is None else (most - done + 1,)
+            decoded = stream.decompress(piece, *limit)
             done += len(decoded)
+            if most is not None and done > most:
+                raise ValueError(f"it decodes to more than the {most:,} bytes expected")
+            yield decoded
             piece = stream.unused_data
     if not stream.eof:
-        raise ValueError(f"it is cut short, after {done:,} of {target.size:,} bytes decoded")
-    return target[:done] if done != target.size else target
+        raise ValueError(f"it is cut short, after {done:,} bytes decoded")
+
+
+def _decompressor(codec: dict[str, Any]) -> Callable[[], Any]:
+    """Return what makes Python's decompressor of a codec's streams."""
+    kind = codec["id"]
+    if kind == "gzip":
+        return functools.partial(zlib.decompressobj, 31)
+    if kind == "zlib":
+        return zlib.decompressobj
+    if kind == "bz2":
+        return bz2.BZ2Decompressor
+    return functools.partial(
+        lzma.LZMADecompressor, format=codec["format"], filters=codec["filters"]
+    )
 
 
 def undo_crc32c(data: Bytes, target: Bytes) -> Bytes:

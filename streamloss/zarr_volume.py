@@ -48,9 +48,9 @@ class ZarrVolume:
 
     def __post_init__(self) -> None:
         if self.direct is None:
-            from streamloss.checked_blosc import check_blosc
+            from streamloss.checked_codecs import check_codecs
 
-            check_blosc(self.codecs)
+            check_codecs(self.codecs)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Codecs within shards are made anew.

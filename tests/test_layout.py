@@ -41,7 +41,7 @@ ORDER = [
     "partial",
     "chunk_files",
     "zarr_codecs",
-    "checked_blosc",
+    "checked_codecs",
     "zarr_layout",
     "direct",
     "ome",
