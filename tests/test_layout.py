@@ -43,6 +43,7 @@ ORDER = [
     "zarr_codecs",
     "checked_codecs",
     "zarr_layout",
+    "shard_index",
     "direct",
     "ome",
     "zarr_memory",
