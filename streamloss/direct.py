@@ -23,8 +23,9 @@ from streamloss.chunk_files import (
     read_files,
     read_parts,
 )
-from streamloss.errors import ReadError, cause_of, message_of
+from streamloss.errors import ReadError, cause_of
 from streamloss.shard_index import EMPTY, ShardIndexes
+from streamloss.stored_volume import chunk_error
 from streamloss.volume import Region
 from streamloss.zarr_codecs import Bytes, largest_stored
 from streamloss.zarr_layout import Layout, layout_of, mark_stored
@@ -145,7 +146,7 @@ class DirectReader:
                 mark_stored(layout, stored)
             except OSError as error:
                 raise ReadError(
-                    f"cannot list the chunks of {layout.name!r}: {_cause(error)}"
+                    f"cannot list the chunks of {layout.name!r}: {cause_of(error)}"
                 ) from error
             stored.flags.writeable = False
             self._stored = stored
@@ -201,7 +202,7 @@ class DirectReader:
         except ReadError:
             raise
         except Exception as error:
-            raise self._failure(index, key, error) from error
+            raise chunk_error(self.layout.name, index, key, error) from error
 
     def _read_shard(
         self,
@@ -228,15 +229,9 @@ class DirectReader:
                 except Exception as error:
                     places = zip(index, indexes.shards.grid, local, strict=True)
                     chunk = tuple(i * n + j for i, n, j in places)
-                    raise self._failure(chunk, key, error) from error
+                    raise chunk_error(self.layout.name, chunk, key, error) from error
 
             self._read_grid(inside, view, entries[..., 0] != EMPTY, together, alone)
-
-    def _failure(self, chunk: tuple[int, ...], key: str, error: Exception) -> ReadError:
-        return ReadError(
-            f"cannot read chunk {chunk} of {self.layout.name!r}, stored under {key!r}: "
-            f"{_cause(error)}"
-        )
 
     def _read_grid(
         self,
@@ -367,8 +362,3 @@ def _split(start: int, stop: int, extent: int) -> list[tuple[int, slice, slice]]
         )
         for i in range(start // extent, -(-stop // extent))
     ]
-
-
-def _cause(error: Exception) -> str:
-    """Say in one line what went wrong; what this module finds wrong needs no type."""
-    return message_of(error) if type(error) is ValueError else cause_of(error)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import zarr
 import zarr.codecs.numcodecs
+import zstandard
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from zarr.codecs import (
@@ -453,74 +454,6 @@ def test_a_rewritten_shard_is_read_by_its_new_index(tmp_path):
     assert (read(reader, everything(array), "i2") == array[...]).all()
 
 
-def sharded(path: Path, *, start: bool, checksum: bool) -> zarr.Array:
-    """Write one shard of 4 chunks, the last of which is not stored."""
-    array = zarr.create_array(
-        path,
-        shape=(8, 6),
-        chunks=(8, 6),
-        dtype="u1",
-        compressors=None,
-        serializer=ShardingCodec(
-            chunk_shape=(2, 6),
-            codecs=[BytesCodec()],
-            index_codecs=[BytesCodec(), *[Crc32cCodec()] * checksum],
-            index_location="start" if start else "end",
-        ),
-    )
-    array[:6] = np.arange(1, 37).reshape(6, 6)
-    return array
-
-
-def shard(chunks: bytes, places: list[int], *, start: bool, checksum: bool) -> bytes:
-    """Join chunks of 12 bytes and an index that says where some are, -1 for one not stored."""
-    size = 16 * len(places) + 4 * checksum
-    empty = 2**64 - 1
-    index = np.array(
-        [(empty, empty) if place < 0 else (place + size * start, 12) for place in places], "<u8"
-    ).tobytes()
-    if checksum:
-        index = numcodecs.CRC32C(location="end").encode(index).tobytes()
-    return index + chunks if start else chunks + index
-
-
-@pytest.mark.parametrize("checksum", [False, True])
-@pytest.mark.parametrize("start", [False, True])
-def test_a_shard_ends_where_its_last_chunk_or_its_index_does(tmp_path, start, checksum):
-    array = sharded(tmp_path, start=start, checksum=checksum)
-    path = tmp_path / "c/0/0"
-    expected = array[...]
-    whole = path.read_bytes()
-    kind = {"start": start, "checksum": checksum}
-    chunks = expected[:6].tobytes()
-    places = [0, 12, 24, -1]
-    assert shard(chunks, places, **kind) == whole
-    gap = b"of no use"
-    turned = chunks[24:] + chunks[:24]
-    # Chunks may be in any order, and have been moved elsewhere within the shard.
-    for good, places_of_it in (
-        (turned, [12, 24, 0, -1]),
-        (gap + chunks, [9, 21, 33, -1]),
-        (chunks[:12] + gap + chunks[12:], [0, 21, 33, -1]),
-    ):
-        path.write_bytes(shard(good, places_of_it, **kind))
-        assert (read(open_direct(array), everything(array), "u1") == expected).all()
-    path.write_bytes(shard(b"", [-1] * 4, **kind))
-    assert not read(open_direct(array), everything(array), "u1").any()
-    for bad in (
-        whole + whole,
-        whole + b"1",
-        whole + bytes(16),
-        shard(chunks + gap, places, **kind),
-        shard(chunks + whole, places, **kind),
-        shard(gap, [-1] * 4, **kind),
-        shard(turned, [12, -1, 0, -1], **kind),
-    ):
-        path.write_bytes(bad)
-        with pytest.raises(ReadError, match=r"chunk \(0, 0\) of .* stored under 'c/0/0': "):
-            read(open_direct(array), everything(array), "u1")
-
-
 def zstd_frames(*parts: bytes) -> bytes:
     return b"".join(numcodecs.Zstd().encode(part) for part in parts)
 
@@ -689,13 +622,18 @@ def test_blosc_starts_no_threads_and_keeps_the_choice_of_the_process(tmp_path, m
 @pytest.mark.parametrize("size", [1, 255, 256, 65_791, 65_792, 300_000])
 def test_frames_are_known_to_be_whole(size):
     voxels = np.random.default_rng(size).integers(0, 9, size).astype("u1")
-    frame = np.frombuffer(numcodecs.Zstd(checksum=size % 2 == 0).encode(voxels), np.uint8)
-    assert zarr_codecs._whole_frames(frame)
-    assert zarr_codecs._whole_frames(np.concatenate([frame, frame]))
-    assert not zarr_codecs._whole_frames(np.append(frame, np.uint8(0)))
-    for length in {*range(min(frame.size, 40)), *range(0, frame.size, 997), frame.size - 1}:
-        assert not zarr_codecs._whole_frames(frame[:length])
-    assert not zarr_codecs._whole_frames(np.zeros(40, np.uint8))
+    codec = numcodecs.Zstd(checksum=size % 2 == 0)
+    frame = np.frombuffer(codec.encode(voxels), np.uint8)
+    compressor = zstandard.ZstdCompressor(write_content_size=False)
+    untold = np.frombuffer(compressor.compress(voxels.tobytes()), np.uint8)
+    assert zarr_codecs.zstd_size(frame) == size
+    assert zarr_codecs.zstd_size(np.concatenate([frame, frame])) == 2 * size
+    assert zarr_codecs.zstd_size(np.concatenate([frame, untold])) is None
+    lengths = {*range(min(frame.size, 40)), *range(0, frame.size, 997), frame.size - 1}
+    broken = [frame[:length] for length in lengths]
+    for bad in (*broken, np.append(frame, np.uint8(0)), np.zeros(40, np.uint8)):
+        with pytest.raises(ValueError, match="no run of whole zstd frames"):
+            zarr_codecs.zstd_size(bad)
 
 
 def test_a_frame_that_decodes_to_far_more_is_refused_before_it_takes_memory(tmp_path):

@@ -45,6 +45,7 @@ ORDER = [
     "zarr_layout",
     "shard_index",
     "direct",
+    "file_checks",
     "ome",
     "zarr_memory",
     "zarr_volume",

@@ -35,7 +35,7 @@ from zarr.storage import MemoryStore, ZipStore
 from streamloss.errors import InvalidInputError, ReadError
 from streamloss.ome import read_levels
 from streamloss.stores import open_volume
-from tests.store_suite import CHUNKS, SHAPE, VolumeTests, counts, read, voxels
+from tests.store_suite import CHUNKS, DAMAGES, SHAPE, VolumeTests, counts, read, voxels
 
 AXES = [
     {"name": "z", "type": "space", "unit": "micrometer"},
@@ -415,14 +415,18 @@ def test_blosc_of_zarr_python_never_reads_beyond_a_cut_chunk(tmp_path, layout, c
     if source == "zip":
         place = Path(shutil.make_archive(str(tmp_path / "a.zarr"), "zip", tmp_path / "a"))
     volume = open_volume(place, role="truth", reader="zarr")
-    if cut is None and "serializer" in layout:
+    told = r"expected .* by its blosc header"
+    if "serializer" in layout and source == "folder":
+        # Its index is looked at first.
+        told = "points outside" if cut else "chunks of the shard end at"
+    elif "serializer" in layout and cut is None:
         assert (read(volume) == array[...]).all()
         return
-    with pytest.raises(ReadError, match=r"expected .* by its blosc header"):
+    with pytest.raises(ReadError, match=told):
         read(volume)
     # Neither what tells of the codecs nor a copy in another process forgets it.
     assert "blosc" in str(volume.details["codecs"])
-    with pytest.raises(ReadError, match=r"expected .* by its blosc header"):
+    with pytest.raises(ReadError, match=told):
         read(pickle.loads(pickle.dumps(volume)))
 
 
@@ -452,19 +456,7 @@ with warnings.catch_warnings():
         STREAMS[f"numcodecs.{name}"] = {"compressors": getattr(zarr.codecs.numcodecs, name)()}
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda data: data + b"\0",
-        lambda data: data + bytes(40),
-        lambda data: data + b"1",
-        lambda data: data + b"and more of it",
-        lambda data: data + data,
-        lambda data: data[:-1],
-        lambda data: data[:-4],
-    ],
-    ids=["a zero", "zeros", "a byte", "bytes", "itself again", "one less", "four less"],
-)
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 @pytest.mark.parametrize("codec", STREAMS)
 @pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3")
 def test_streams_of_zarr_python_end_where_their_chunk_does(tmp_path, codec, damage):
