@@ -19,27 +19,24 @@ from numpy.typing import NDArray
 from streamloss.chunk_files import (
     fetch_file,
     fetch_part,
-    fill,
     open_file,
     read_files,
     read_parts,
 )
-from streamloss.errors import ReadError, cause_of, message_of
+from streamloss.errors import ReadError, cause_of
+from streamloss.shard_index import EMPTY, ShardIndexes
+from streamloss.stored_volume import chunk_error
 from streamloss.volume import Region
-from streamloss.zarr_codecs import Bytes, largest_stored, undo_crc32c
-from streamloss.zarr_layout import Layout, Shards, layout_of, mark_stored
+from streamloss.zarr_codecs import Bytes, largest_stored
+from streamloss.zarr_layout import Layout, layout_of, mark_stored
 
 if TYPE_CHECKING:
     import zarr
 
 # Python objects and the state of a decoder.
 _SMALL = 2**18
-# Index entry of an empty chunk of a shard, twice.
-_EMPTY = 2**64 - 1
 # Half a million objects, as bits.
 _LARGEST_LIST = 2**16
-# A region widened by a halo touches at most eight shards in three dimensions.
-_INDEXES = 8
 
 
 Fetch = Callable[[Bytes], int]
@@ -112,8 +109,7 @@ class DirectReader:
         if listed is not None:
             bits = np.unpackbits(np.frombuffer(listed, np.uint8), count=math.prod(layout.grid))
             self._stored = bits.astype(np.bool_).reshape(layout.grid)
-        # Indexes of the shards that a thread read last, by path.
-        self._local = threading.local()
+        self._indexes = None if layout.shards is None else ShardIndexes(layout.shards)
 
     def __reduce__(self) -> tuple[Any, ...]:
         listed = None if self._stored is None else np.packbits(self._stored).tobytes()
@@ -150,7 +146,7 @@ class DirectReader:
                 mark_stored(layout, stored)
             except OSError as error:
                 raise ReadError(
-                    f"cannot list the chunks of {layout.name!r}: {_cause(error)}"
+                    f"cannot list the chunks of {layout.name!r}: {cause_of(error)}"
                 ) from error
             stored.flags.writeable = False
             self._stored = stored
@@ -158,16 +154,15 @@ class DirectReader:
 
     def decode_bytes(self, region: Region) -> int:
         """Upper bound of the bytes a thread holds beyond `out` in a `read` of `region`."""
-        chain, shards = self.layout.chain, self.layout.shards
+        chain = self.layout.chain
         largest = largest_stored(self._nbytes, chain)
         # Decoders that do not decode into a buffer return their output as fresh bytes.
         held = largest + 2 * self._nbytes
         if chain.widens or len(chain.steps) > 1:
             # Input and output of a step, and two float64 temporaries of a filter.
             held += 2 * largest + 16 * math.prod(self.layout.chunks)
-        if shards is not None:
-            # As stored, as integers and in the checks of the newest one.
-            held += (_INDEXES + 6) * shards.index_bytes
+        if self._indexes is not None:
+            held += self._indexes.held_bytes
         return held + _SMALL
 
     def read(self, region: Region, out: NDArray[Any]) -> None:
@@ -200,28 +195,26 @@ class DirectReader:
         key = self.layout.key(index)
         path = f"{self.layout.root}/{key}"
         try:
-            if self.layout.shards is None:
+            if self._indexes is None:
                 self._read_chunk(functools.partial(fetch_file, path), inside, view)
             else:
-                self._read_shard(self.layout.shards, path, index, inside, view)
+                self._read_shard(self._indexes, path, index, inside, view)
         except ReadError:
             raise
         except Exception as error:
-            raise self._failure(index, key, error) from error
+            raise chunk_error(self.layout.name, index, key, error) from error
 
     def _read_shard(
         self,
-        shards: Shards,
+        indexes: ShardIndexes,
         path: str,
         index: tuple[int, ...],
         inside: Region,
         view: NDArray[Any],
     ) -> None:
         with open_file(path) as (file, status):
-            if status.st_size == 0:
-                raise ValueError("the file is empty")
             key = self.layout.key(index)
-            entries = self._index(shards, file, status, key)
+            entries = indexes.read(key, file, status)
 
             def together(box: Sequence[range], skip: int, target: Bytes) -> int:
                 parts = entries[_slices(box)].reshape(-1, 2).astype(np.int64)
@@ -234,17 +227,11 @@ class DirectReader:
                         functools.partial(fetch_part, file, offset, length), part, voxels
                     )
                 except Exception as error:
-                    places = zip(index, shards.grid, local, strict=True)
+                    places = zip(index, indexes.shards.grid, local, strict=True)
                     chunk = tuple(i * n + j for i, n, j in places)
-                    raise self._failure(chunk, key, error) from error
+                    raise chunk_error(self.layout.name, chunk, key, error) from error
 
-            self._read_grid(inside, view, entries[..., 0] != _EMPTY, together, alone)
-
-    def _failure(self, chunk: tuple[int, ...], key: str, error: Exception) -> ReadError:
-        return ReadError(
-            f"cannot read chunk {chunk} of {self.layout.name!r}, stored under {key!r}: "
-            f"{_cause(error)}"
-        )
+            self._read_grid(inside, view, entries[..., 0] != EMPTY, together, alone)
 
     def _read_grid(
         self,
@@ -348,40 +335,6 @@ class DirectReader:
         if data is not target:
             target[...] = data
 
-    def _index(
-        self, shards: Shards, file: int, status: os.stat_result, key: str
-    ) -> NDArray[np.uint64]:
-        """Return offset and length of each chunk of a shard."""
-        known: dict[str, tuple[Any, NDArray[np.uint64]]] = self._local.__dict__
-        size = status.st_size
-        version = (status.st_ino, size, status.st_mtime_ns)
-        if key in known and known[key][0] == version:
-            return known[key][1]
-        data = np.empty(shards.index_bytes, np.uint8)
-        if size < data.size:
-            raise ValueError(
-                f"the shard has {size:,} bytes, fewer than the {data.size:,} of its index"
-            )
-        fill(file, size - data.size if shards.at_end else 0, data)
-        packed = undo_crc32c(data, data) if shards.checksum else data
-        entries = packed.view(shards.entry).astype(np.uint64).reshape(*shards.grid, 2)
-        offset, length = entries[..., 0], entries[..., 1]
-        stored = (offset != _EMPTY) | (length != _EMPTY)
-        low, high = (0, size - data.nbytes) if shards.at_end else (data.nbytes, size)
-        # Without adding, which might overflow.
-        room = high - np.minimum(offset, np.uint64(high))
-        good = (offset >= low) & (length > 0) & (length <= room)
-        if not np.all(good | ~stored):
-            raise ValueError(f"the index of the shard points outside bytes {low:,} to {high:,}")
-        end = int((offset + length).max(where=stored, initial=low))
-        if not shards.checksum and end != high:
-            # A shard that is cut or extended may shift the index and still point inside.
-            raise ValueError(f"the chunks of the shard end at byte {end:,}, expected {high:,}")
-        if len(known) >= _INDEXES:
-            del known[next(iter(known))]
-        known[key] = version, entries
-        return entries
-
 
 def _pieces(region: Region, extents: tuple[int, ...], out: NDArray[Any]) -> Iterator[Piece]:
     """Cut a region along a grid."""
@@ -409,8 +362,3 @@ def _split(start: int, stop: int, extent: int) -> list[tuple[int, slice, slice]]
         )
         for i in range(start // extent, -(-stop // extent))
     ]
-
-
-def _cause(error: Exception) -> str:
-    """Say in one line what went wrong; what this module finds wrong needs no type."""
-    return message_of(error) if type(error) is ValueError else cause_of(error)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamloss.affine import Affine
-from streamloss.errors import InvalidInputError, ReadError, cause_of
+from streamloss.errors import InvalidInputError, ReadError, cause_of, message_of
 from streamloss.volume import Region, StoredChunks
 
 
@@ -56,3 +56,10 @@ def region_error(name: str, region: Region, cause: Exception) -> ReadError:
     """Return the error that a region of an array cannot be read."""
     box = ", ".join(f"{part.start}:{part.stop}" for part in region)
     return ReadError(f"cannot read region [{box}] of {name!r}: {cause_of(cause)}")
+
+
+def chunk_error(name: str, chunk: tuple[int, ...], key: str, cause: Exception) -> ReadError:
+    """Return the error that a chunk of an array cannot be read, or the shard that holds it."""
+    # What this package finds wrong needs no type.
+    told = message_of(cause) if type(cause) is ValueError else cause_of(cause)
+    return ReadError(f"cannot read chunk {chunk} of {name!r}, stored under {key!r}: {told}")

@@ -3,12 +3,14 @@
 Knows the codecs, not where chunks are: files, shards and regions are in `direct`.
 """
 
+import bz2
 import functools
+import lzma
 import math
 import struct
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +33,8 @@ _PIECE = 2**16
 # Larger chunks of zstd take 1.1 times as long in a compiled call as by `zstandard`, which is built
 # otherwise than the library of numcodecs; smaller ones 0.7 to 1 (`python -m benchmarks.decoders`).
 _LARGE = 2**21
+# Of zstd frames that do not say what they decode to, or are no such frames.
+_UNTOLD, _BROKEN = -1, -2
 
 _CHECKSUMS = ("adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3")
 FILTERS = ("astype", "bitround", "delta", "fixedscaleoffset", "packbits", "quantize")
@@ -143,15 +147,13 @@ def _step(codec: dict[str, Any]) -> Step:
 
     kind = codec["id"]
     if kind == "zstd":
-        return _zstd
+        return undo_zstd
     if kind == "blosc":
         return functools.partial(_blosc, numcodecs.Blosc())
     if kind == "lz4":
         return functools.partial(_lz4, numcodecs.LZ4())
-    if kind == "gzip":
-        return functools.partial(_inflate, 31)
-    if kind == "zlib":
-        return functools.partial(_inflate, zlib.MAX_WBITS)
+    if kind in ("gzip", "zlib"):
+        return functools.partial(_inflate, codec)
     if kind == "crc32c" and codec.get("location", "end") == "end":
         return undo_crc32c
     if kind in _CHECKSUMS or kind in FILTERS or kind == "shuffle":
@@ -174,9 +176,9 @@ def _decompressors() -> _Decompressors:
     return _Decompressors()
 
 
-def _zstd(data: Bytes, target: Bytes) -> Bytes:
-    if not _whole_frames(data):
-        raise ValueError("it is no run of whole zstd frames")
+def undo_zstd(data: Bytes, target: Bytes) -> Bytes:
+    """Decode zstd frames, as far as the buffer holds what they decode to."""
+    zstd_size(data)
     reader = _decompressors().zstd.stream_reader(data.data, read_across_frames=True)
     done = 0
     while done < target.size and (count := reader.readinto(target[done:])):
@@ -187,39 +189,61 @@ def _zstd(data: Bytes, target: Bytes) -> Bytes:
     return target if done == target.size else target[:done]
 
 
-@kernel
-def _whole_frames(data: Bytes) -> bool:
-    """Tell whether data are one zstd frame or more, the last one whole (RFC 8878, 3.1).
+def zstd_size(data: Bytes) -> int | None:
+    """Return the bytes that zstd frames decode to, None if one of them does not tell.
 
     A decompressor stops where a frame ends, or where all it decodes to is there: that nothing
     else follows, and nothing is missing, is seen from the lengths of the blocks.
+
+    Raises
+    ------
+    ValueError
+        If it is not one frame or more, the last one whole.
     """
-    at = 0
+    size = int(_frames(data))
+    if size == _BROKEN:
+        raise ValueError("it is no run of whole zstd frames")
+    return None if size == _UNTOLD else size
+
+
+@kernel
+def _frames(data: Bytes) -> int:
+    """Return what zstd frames (RFC 8878, 3.1) say they decode to, _UNTOLD or _BROKEN."""
+    at = size = 0
+    told = True
     while at < data.size:
         # No frame is shorter than what tells its size and one block.
         if data.size - at < 8:
-            return False
+            return _BROKEN
         magic = _number(data, at, 4)
         if magic >> 4 == 0x184D2A5:
             # To be skipped.
             at += 8 + _number(data, at + 4, 4)
             continue
         if magic != 0xFD2FB528:
-            return False
+            return _BROKEN
         flags = int(data[at + 4])
         single = (flags >> 5) & 1
         width = (single, 2, 4, 8)[flags >> 6]
-        at += 5 + (1 - single) + (0, 1, 2, 4)[flags & 3] + width
+        at += 5 + (1 - single) + (0, 1, 2, 4)[flags & 3]
+        if at + width > data.size:
+            return _BROKEN
+        told = told and width > 0
+        # Two bytes tell of what a single one cannot.
+        size += _number(data, at, width) + (256 if width == 2 else 0)
+        at += width
         last = False
         while not last:
             if at + 3 > data.size:
-                return False
+                return _BROKEN
             block = _number(data, at, 3)
             last = block & 1 == 1
             # One byte that is repeated, or as many as the block tells.
             at += 3 + (1 if (block >> 1) & 3 == 1 else block >> 3)
         at += 4 * ((flags >> 2) & 1)
-    return data.size > 0 and at == data.size
+    if data.size == 0 or at != data.size:
+        return _BROKEN
+    return size if told else _UNTOLD
 
 
 @inlined
@@ -276,26 +300,65 @@ def _lz4(codec: Any, data: Bytes, target: Bytes) -> Bytes:
     return decoded
 
 
-def _inflate(window: int, data: Bytes, target: Bytes) -> Bytes:
-    """Decompress a stream of zlib, or the several of a gzip file."""
-    stream, done = zlib.decompressobj(window), 0
+def _inflate(codec: dict[str, Any], data: Bytes, target: Bytes) -> Bytes:
+    done = 0
+    for piece in inflate(codec, data, target.size):
+        target[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
+        done += len(piece)
+    return target[:done] if done != target.size else target
+
+
+def inflate(codec: dict[str, Any], data: Bytes, most: int | None = None) -> Iterator[bytes]:
+    """
+    Yield what a stream of zlib, or the several of gzip, bz2 or lzma, decompress to.
+
+    Parameters
+    ----------
+    codec
+        Its configuration in the form of numcodecs.
+    data
+        The streams.
+    most
+        How many bytes may come of them; any number by default.
+
+    Raises
+    ------
+    ValueError
+        If more comes of them, they are cut short, or something else follows.
+    """
+    new = _decompressor(codec)
+    stream, done = new(), 0
     for position in range(0, data.size, _PIECE):
         piece = data[position : position + _PIECE].tobytes()
         while piece:
             if stream.eof:
-                if window == zlib.MAX_WBITS:
+                if codec["id"] == "zlib":
                     raise ValueError("it goes on after the end of its zlib stream")
-                stream = zlib.decompressobj(window)
+                stream = new()
             # One more than fits tells too many from enough.
-            decoded = stream.decompress(piece, target.size - done + 1)
-            if done + len(decoded) > target.size:
-                raise ValueError(f"it decodes to more than the {target.size:,} bytes expected")
-            target[done : done + len(decoded)] = np.frombuffer(decoded, np.uint8)
+            limit = () if most is None else (most - done + 1,)
+            decoded = stream.decompress(piece, *limit)
             done += len(decoded)
+            if most is not None and done > most:
+                raise ValueError(f"it decodes to more than the {most:,} bytes expected")
+            yield decoded
             piece = stream.unused_data
     if not stream.eof:
-        raise ValueError(f"it is cut short, after {done:,} of {target.size:,} bytes decoded")
-    return target[:done] if done != target.size else target
+        raise ValueError(f"it is cut short, after {done:,} bytes decoded")
+
+
+def _decompressor(codec: dict[str, Any]) -> Callable[[], Any]:
+    """Return what makes Python's decompressor of a codec's streams."""
+    kind = codec["id"]
+    if kind == "gzip":
+        return functools.partial(zlib.decompressobj, 31)
+    if kind == "zlib":
+        return zlib.decompressobj
+    if kind == "bz2":
+        return bz2.BZ2Decompressor
+    return functools.partial(
+        lzma.LZMADecompressor, format=codec["format"], filters=codec["filters"]
+    )
 
 
 def undo_crc32c(data: Bytes, target: Bytes) -> Bytes:

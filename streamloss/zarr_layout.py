@@ -190,15 +190,26 @@ def _parse_v3(metadata: dict[str, Any], dtype: np.dtype[Any]) -> tuple[Any, ...]
     if len(codecs) > 1:
         raise NotCoveredError
     sharding = codecs[0]["configuration"]
+    shards = shards_of(sharding, objects)
     chunks = tuple(sharding["chunk_shape"])
+    chain = parse_codecs(list(sharding["codecs"]), dtype, chunks)
+    return objects, chunks, prefix, separator, chain, shards
+
+
+def shards_of(sharding: dict[str, Any], objects: tuple[int, ...]) -> Shards:
+    """Return how shards of some extent hold their chunks by the settings of their codec.
+
+    Raises
+    ------
+    NotCoveredError
+        If their index is encoded in a way not known here.
+    """
     names = [codec["name"] for codec in sharding["index_codecs"]]
     if names not in (["bytes"], ["bytes", "crc32c"]):
         raise NotCoveredError
-    shards = Shards(
-        grid=chunk_grid(objects, chunks),
+    return Shards(
+        grid=chunk_grid(objects, tuple(sharding["chunk_shape"])),
         entry=">u8" if endian_of(sharding["index_codecs"][0]) == "big" else "<u8",
         checksum="crc32c" in names,
         at_end=sharding.get("index_location", "end") == "end",
     )
-    chain = parse_codecs(list(sharding["codecs"]), dtype, chunks)
-    return objects, chunks, prefix, separator, chain, shards

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from streamloss.affine import Affine, read_affine
 from streamloss.direct import DirectReader
-from streamloss.errors import ReadError, cause_of
+from streamloss.errors import ReadError
+from streamloss.file_checks import FileChecks, checks_of
 from streamloss.ome import Level, read_levels
-from streamloss.stored_volume import region_error
+from streamloss.stored_volume import chunk_error, region_error
 from streamloss.volume import Region, StoredChunks, chunk_grid, split_at_chunks
 from streamloss.zarr_memory import read_bytes
 
@@ -48,9 +49,9 @@ class ZarrVolume:
 
     def __post_init__(self) -> None:
         if self.direct is None:
-            from streamloss.checked_blosc import check_blosc
+            from streamloss.checked_codecs import check_codecs
 
-            check_blosc(self.codecs)
+            check_codecs(self.codecs)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Codecs within shards are made anew.
@@ -176,6 +177,8 @@ class ZarrVolume:
             return
         from zarr.buffer.cpu import NDBuffer
 
+        if self.checks is not None:
+            self.checks.check_shards(region)
         try:
             self.array.get_basic_selection(region, out=NDBuffer.from_numpy_array(out))
         except Exception as error:
@@ -191,10 +194,7 @@ class ZarrVolume:
                 key = self.array.metadata.encode_chunk_key(
                     tuple(extent.start // size for extent, size in zip(box, outer, strict=True))
                 )
-                return ReadError(
-                    f"cannot read chunk {index} of {self.name!r}, stored under {key!r}: "
-                    f"{cause_of(cause)}"
-                )
+                return chunk_error(self.name, index, key, cause)
         return region_error(self.name, region, error)
 
     def decode_bytes(self, region: Region) -> int:
@@ -206,13 +206,19 @@ class ZarrVolume:
         metadata = self.array.metadata
         # A v2 filter may store a wider type than the one it decodes to.
         itemsize = 8 if metadata.zarr_format == 2 and metadata.filters else self.dtype.itemsize
-        return read_bytes(
+        held = 0 if self.checks is None else self.checks.index_bytes
+        return held + read_bytes(
             self.codecs,
             region,
             self.array.shards or self.chunks,
             itemsize,
             zarr.config.get("async.concurrency") * zarr.config.get("codec_pipeline.batch_size"),
         )
+
+    @cached_property
+    def checks(self) -> FileChecks | None:
+        """What looks at the files before another package than ours reads them, if known."""
+        return checks_of(self.array, self.name)
 
     @cached_property
     def stored_chunks(self) -> StoredChunks | None:

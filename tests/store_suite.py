@@ -16,6 +16,17 @@ from streamloss.volume import Region, Volume
 
 SHAPE = (13, 20, 17)
 CHUNKS = (5, 8, 6)
+DAMAGES = {
+    "a zero more": lambda data: data + b"\0",
+    "zeros more": lambda data: data + bytes(40),
+    "a byte more": lambda data: data + b"1",
+    "bytes more": lambda data: data + b"and more of it",
+    "twice": lambda data: data + data,
+    "a byte less": lambda data: data[:-1],
+    "four bytes less": lambda data: data[:-4],
+}
+"""What makes a stored chunk one that is none."""
+
 # Small objects of Python, such as paths and slices, that no volume counts.
 _OBJECTS_BYTES = 2**16
 

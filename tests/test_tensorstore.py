@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, GzipCodec
 
 import streamloss as sl
 from streamloss.errors import InvalidInputError, ReadError
@@ -159,6 +159,10 @@ class TestZarrV3(TensorStoreTests):
         "dimension_names": ["z", "y", "x"],
         "attributes": {"spacing": [3, 1, 1]},
     }
+
+
+class TestZarrGzip(TensorStoreTests):
+    options: ClassVar[dict[str, Any]] = {"compressors": GzipCodec(level=1)}
 
 
 class TestZarrSharded(TensorStoreTests):

@@ -25,7 +25,8 @@ from streamloss.lazy import lazy
 from streamloss.stored_volume import StoredVolume
 from streamloss.stores import object_store
 from streamloss.stores import zarr as zarr_store
-from streamloss.volume import Region, StoredChunks, Volume, split_at_chunks, touched_chunks
+from streamloss.volume import Region, StoredChunks, split_at_chunks, touched_chunks
+from streamloss.zarr_volume import ZarrVolume
 
 READERS = ("tensorstore",)
 PRIORITY = -2
@@ -122,8 +123,8 @@ class TensorStoreVolume(StoredVolume):
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     chunks: tuple[int, ...]
-    facts: Volume | None
-    """The same array as another format sees it, which knows its keys; None if none does."""
+    facts: ZarrVolume | None
+    """The same array as zarr-python sees it, which knows its files; None for other formats."""
     reader: str = "tensorstore"
 
     @lazy
@@ -142,10 +143,15 @@ class TensorStoreVolume(StoredVolume):
         """
         ts = _import()
         pending: deque[tuple[tuple[int, ...], Any]] = deque()
+        checks = None if self.facts is None else self.facts.checks
+        if checks is not None:
+            checks.check_shards(region)
         try:
             for index, box, place in split_at_chunks(region, self.chunks):
                 if len(pending) == _IN_FLIGHT:
                     self._finish(*pending.popleft())
+                if checks is not None:
+                    checks.check_chunk(index)
                 # Decodes into `out`; `read` would return a new array.
                 pending.append((index, ts.array(out[place]).write(self.opened[box]).commit))
             while pending:
@@ -172,7 +178,9 @@ class TensorStoreVolume(StoredVolume):
         touched = math.prod(map(len, touched_chunks(region, self.chunks)))
         decoded = math.prod(self.chunks) * self.dtype.itemsize
         stored = decoded + decoded // 64 + 4096
-        return int(min(touched, _IN_FLIGHT) * (stored + 2 * decoded) + 2**20)
+        checks = None if self.facts is None else self.facts.checks
+        held = 0 if checks is None else checks.held_bytes
+        return int(min(touched, _IN_FLIGHT) * (stored + 2 * decoded) + held + 2**20)
 
     @property
     def stored_chunks(self) -> StoredChunks | None:
@@ -281,7 +289,7 @@ def _volume(
     *,
     spacing: tuple[float, ...] | None = None,
     unit: str | None = None,
-    facts: Volume | None = None,
+    facts: ZarrVolume | None = None,
 ) -> TensorStoreVolume:
     """Describe an open array, by the facts another format knows or else by TensorStore's."""
     ts = _import()

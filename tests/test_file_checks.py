@@ -1,0 +1,230 @@
+"""What zarr-python and TensorStore overlook in the files of an array is refused all the same."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numcodecs
+import numpy as np
+import pytest
+import zarr
+import zstandard
+from zarr.codecs import (
+    BloscCodec,
+    BytesCodec,
+    Crc32cCodec,
+    GzipCodec,
+    ShardingCodec,
+    ZstdCodec,
+)
+
+from streamloss.errors import ReadError
+from streamloss.shard_index import ShardIndexes
+from streamloss.stores import open_volume
+from tests.store_suite import CHUNKS, DAMAGES, read, voxels
+
+needs_tensorstore = pytest.mark.skipif(
+    importlib.util.find_spec("tensorstore") is None, reason="tensorstore is not installed"
+)
+READERS = ["direct", "zarr", pytest.param("tensorstore", marks=needs_tensorstore)]
+
+
+def sharding(**options: Any) -> dict[str, Any]:
+    """Settings of an array of one chunk a shard, whose index has no checksum."""
+    codec = ShardingCodec(
+        chunk_shape=CHUNKS, codecs=[BytesCodec(), *options.values()], index_codecs=[BytesCodec()]
+    )
+    return {"serializer": codec, "compressors": None}
+
+
+CODECS: dict[str, dict[str, Any]] = {
+    "none": {"compressors": None},
+    "zstd": {"compressors": ZstdCodec()},
+    "zstd with a checksum": {"compressors": ZstdCodec(checksum=True)},
+    "gzip": {"compressors": GzipCodec(level=1)},
+    "blosc": {"compressors": BloscCodec()},
+    "crc32c": {"compressors": Crc32cCodec()},
+    "zstd, crc32c": {"compressors": [ZstdCodec(), Crc32cCodec()]},
+    "crc32c, zstd": {"compressors": [Crc32cCodec(), ZstdCodec()]},
+    "shards": sharding(),
+    "shards of zstd": sharding(codec=ZstdCodec()),
+    "shards of gzip": sharding(codec=GzipCodec(level=1)),
+    "shards of blosc": sharding(codec=BloscCodec(typesize=2, shuffle="shuffle")),
+    "shards of crc32c": sharding(codec=Crc32cCodec()),
+}
+for version_2 in (
+    None,
+    numcodecs.Zstd(1),
+    numcodecs.GZip(1),
+    numcodecs.Zlib(1),
+    numcodecs.BZ2(1),
+    numcodecs.Blosc("lz4"),
+):
+    CODECS[f"{version_2} of v2"] = {"compressors": version_2, "zarr_format": 2}
+
+
+@needs_tensorstore
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize("codec", CODECS)
+def test_chunks_that_tensorstore_reads_end_where_they_should(tmp_path, codec, damage):
+    zarr.create_array(tmp_path / "a", data=voxels(), chunks=CHUNKS, **CODECS[codec])
+    volume = open_volume(tmp_path / "a", role="truth", reader="tensorstore")
+    assert (read(volume) == voxels()).all()
+    last = max(path for path in (tmp_path / "a").rglob("*") if path.name[0].isdigit())
+    content = last.read_bytes()
+    if "shards" in codec:
+        chunk = damage(content[:-16])
+        last.write_bytes(chunk + np.array([0, len(chunk)], "<u8").tobytes())
+    else:
+        last.write_bytes(damage(content))
+    with pytest.raises(ReadError, match=r"cannot read chunk \(2, 2, 2\) of '.*a'"):
+        read(volume)
+
+
+@needs_tensorstore
+def test_zstd_frames_that_tell_their_size_or_not_fill_the_chunk_that_tensorstore_reads(tmp_path):
+    zarr.create_array(
+        tmp_path / "a.zarr", shape=(300,), chunks=(300,), dtype="u1", compressors=ZstdCodec()
+    )
+    plain = np.random.default_rng(0).integers(0, 256, 300, np.uint8).tobytes()
+    told, untold = (
+        [
+            zstandard.ZstdCompressor(write_content_size=known).compress(part)
+            for part in (plain, plain[:100], plain + b"x", b"")
+        ]
+        for known in (True, False)
+    )
+    path = tmp_path / "a.zarr/c/0"
+    path.parent.mkdir()
+    volume = open_volume(tmp_path / "a.zarr", role="truth", reader="tensorstore")
+    # Of several frames with voxels, TensorStore reads the first.
+    for good in (told[0], untold[0], told[0] + told[3]):
+        path.write_bytes(good)
+        assert read(volume).tobytes() == plain
+    for bad in (2 * told[0], 2 * untold[0], told[1], untold[1], told[2], untold[2]):
+        path.write_bytes(bad)
+        with pytest.raises(ReadError) as caught:
+            read(volume)
+        start = f"cannot read chunk (0,) of '{tmp_path}/a.zarr', stored under 'c/0': it decodes to"
+        assert str(caught.value).startswith(start)
+
+
+@needs_tensorstore
+def test_a_file_far_too_large_is_not_read(tmp_path):
+    zarr.create_array(tmp_path, data=voxels(), chunks=CHUNKS, compressors=ZstdCodec())
+    with (tmp_path / "c/1/0/2").open("r+b") as file:
+        file.truncate(2**40)
+    volume = open_volume(tmp_path, role="truth", reader="tensorstore")
+    with pytest.raises(ReadError, match=r"1,099,511,627,776 bytes, expected at most 66,"):
+        read(volume)
+
+
+@needs_tensorstore
+@pytest.mark.parametrize("shards", [None, (10, 16, 12)])
+def test_what_is_not_stored_is_fill_to_tensorstore(tmp_path, shards):
+    array = zarr.create_array(
+        tmp_path, shape=voxels().shape, chunks=CHUNKS, shards=shards, dtype="u2", fill_value=7
+    )
+    array[:5, :8, :6] = 1
+    volume = open_volume(tmp_path, role="truth", reader="tensorstore")
+    assert (read(volume) == array[...]).all()
+
+
+def sharded(path: Path, *, start: bool, checksum: bool) -> zarr.Array:
+    """Write one shard of 4 chunks, the last of which is not stored."""
+    array = zarr.create_array(
+        path,
+        shape=(8, 6),
+        chunks=(8, 6),
+        dtype="u1",
+        compressors=None,
+        serializer=ShardingCodec(
+            chunk_shape=(2, 6),
+            codecs=[BytesCodec()],
+            index_codecs=[BytesCodec(), *[Crc32cCodec()] * checksum],
+            index_location="start" if start else "end",
+        ),
+    )
+    array[:6] = np.arange(1, 37).reshape(6, 6)
+    return array
+
+
+def shard(chunks: bytes, places: list[int], *, start: bool, checksum: bool) -> bytes:
+    """Join chunks of 12 bytes and an index that says where some are, -1 for one not stored."""
+    size = 16 * len(places) + 4 * checksum
+    empty = 2**64 - 1
+    index = np.array(
+        [(empty, empty) if place < 0 else (place + size * start, 12) for place in places], "<u8"
+    ).tobytes()
+    if checksum:
+        index = numcodecs.CRC32C(location="end").encode(index).tobytes()
+    return index + chunks if start else chunks + index
+
+
+@pytest.mark.parametrize("checksum", [False, True])
+@pytest.mark.parametrize("start", [False, True])
+@pytest.mark.parametrize("reader", READERS)
+def test_a_shard_ends_where_its_last_chunk_or_its_index_does(tmp_path, reader, start, checksum):
+    array = sharded(tmp_path, start=start, checksum=checksum)
+    path = tmp_path / "c/0/0"
+    expected = array[...]
+    whole = path.read_bytes()
+    kind = {"start": start, "checksum": checksum}
+    chunks = expected[:6].tobytes()
+    places = [0, 12, 24, -1]
+    assert shard(chunks, places, **kind) == whole
+    gap = b"of no use"
+    turned = chunks[24:] + chunks[:24]
+    # Chunks may be in any order, and have been moved elsewhere within the shard.
+    for good, its_places in (
+        (turned, [12, 24, 0, -1]),
+        (gap + chunks, [9, 21, 33, -1]),
+        (chunks[:12] + gap + chunks[12:], [0, 21, 33, -1]),
+    ):
+        path.write_bytes(shard(good, its_places, **kind))
+        assert (read(open_volume(tmp_path, role="truth", reader=reader)) == expected).all()
+    path.write_bytes(shard(b"", [-1] * 4, **kind))
+    assert not read(open_volume(tmp_path, role="truth", reader=reader)).any()
+    for bad in (
+        b"",
+        whole[:-1],
+        whole + whole,
+        whole + b"1",
+        whole + bytes(16),
+        shard(chunks + gap, places, **kind),
+        shard(chunks + whole, places, **kind),
+        shard(gap, [-1] * 4, **kind),
+        shard(turned, [12, -1, 0, -1], **kind),
+    ):
+        path.write_bytes(bad)
+        volume = open_volume(tmp_path, role="truth", reader=reader)
+        with pytest.raises(ReadError, match=r"chunk \(0, 0\) of .* stored under 'c/0/0': "):
+            read(volume)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_an_index_is_read_once_however_many_chunks_are(tmp_path, reader, monkeypatch):
+    zarr.create_array(tmp_path, data=voxels(), chunks=CHUNKS, shards=(15, 24, 18))
+    volume = open_volume(tmp_path, role="truth", reader=reader)
+    indexes: list[int] = []
+    read_index = ShardIndexes._read
+
+    def counted(self: ShardIndexes, file: int, size: int) -> Any:
+        indexes.append(size)
+        return read_index(self, file, size)
+
+    monkeypatch.setattr(ShardIndexes, "_read", counted)
+    for _ in range(3):
+        read(volume)
+    assert len(indexes) == 1
+
+
+@pytest.mark.parametrize("reader", ["zarr", pytest.param("tensorstore", marks=needs_tensorstore)])
+def test_the_chunk_named_is_the_first_of_a_shard_that_is_read(tmp_path, reader):
+    zarr.create_array(tmp_path, data=voxels(), chunks=CHUNKS, shards=(10, 16, 12))
+    path = tmp_path / "c/0/1/1"
+    path.write_bytes(2 * path.read_bytes())
+    volume = open_volume(tmp_path, role="truth", reader=reader)
+    region = (slice(6, 9), slice(10, 20), slice(2, 17))
+    with pytest.raises(ReadError, match=r"chunk \(1, 2, 2\) of .* stored under 'c/0/1/1': the ch"):
+        read(volume, region)
