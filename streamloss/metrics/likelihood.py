@@ -82,6 +82,82 @@ def _clip(p: float, eps: float, top: float) -> float:
     return q if q < top else top
 
 
+@inlined
+def _true_class_chances(
+    codes: NDArray[Any], row: NDArray[Any], positives: int, eps: float, chances: NDArray[np.float64]
+) -> int:
+    """Write the clipped probability of each true class; return how many were clipped."""
+    use_wide_vectors()
+    top = 1.0 - eps
+    # A little within [eps, 1 - eps], whatever their rounding to the type of the scores: mostly
+    # all of a tile are, and to look at them first takes less than to clip.
+    lowest = row.dtype.type(1.001 * eps + 2.0**-140)
+    highest = row.dtype.type(min(1.0 - 2.0 * eps, 1.0 - 2.0**-23))
+    beyond = False
+    for i in range(codes.size):
+        beyond |= not ((row[i] >= lowest) & (row[i] <= highest))
+    outside = 0
+    if beyond:
+        # 1 - eps is 1 for an eps below 2**-54, and 1 - q then 0.
+        floor = 0.0 if top < 1.0 else eps
+        for i in range(codes.size):
+            p = np.float64(row[i])
+            q = _clip(p, eps, top)
+            outside += p != q
+            chance = q if codes[i] == 1 else 1.0 - q
+            chances[i] = chance if chance > floor else floor
+    elif positives == 0:
+        for i in range(codes.size):
+            chances[i] = 1.0 - np.float64(row[i])
+    elif positives == codes.size:
+        for i in range(codes.size):
+            chances[i] = np.float64(row[i])
+    else:
+        for i in range(codes.size):
+            p = np.float64(row[i])
+            chances[i] = p if codes[i] == 1 else 1.0 - p
+    return outside
+
+
+@inlined
+def _sums(
+    codes: NDArray[Any],
+    chances: NDArray[np.float64],
+    factors: NDArray[np.float64],
+    low: float,
+    high: float,
+    mixed: bool,
+    focal: bool,
+    squares: bool,
+) -> tuple[int, int, int, int]:
+    """Return sums of the loss, of that of code 1, and the same of the focal loss.
+
+    In units of `exact.fixed_bits`. The flags are constants, so that each call is a loop of its
+    own without a branch. While the divider is busy all else costs little.
+    """
+    use_wide_vectors()
+    total = 0
+    inside = 0
+    focal_total = 0
+    focal_inside = 0
+    for i in range(codes.size):
+        exponent, ratio = vecmath.log_ratio(chances[i])
+        term = -vecmath.log_for_grid(exponent, ratio)
+        units = exact.fixed_bits(term)
+        total += units
+        positive = mixed and codes[i] == 1
+        if mixed:
+            inside += units if positive else 0
+        if focal:
+            miss = 1.0 - chances[i]
+            factor = miss * miss if squares else factors[i]
+            units = exact.fixed_bits(term * factor * (high if positive else low))
+            focal_total += units
+            if mixed:
+                focal_inside += units if positive else 0
+    return total, inside, focal_total, focal_inside
+
+
 @kernel
 def _add_hard_binary(
     truth: NDArray[Any],
@@ -101,10 +177,9 @@ def _add_hard_binary(
         return
     use_wide_vectors()
     chances = np.empty(TILE)
-    logs = np.empty(TILE)
-    top = 1.0 - eps
-    # 1 - eps is 1 for an eps below 2**-54, and 1 - q then 0.
-    floor = 0.0 if top < 1.0 else eps
+    factors = np.empty(TILE)
+    low, high = weights[0], weights[1]
+    squares = gamma == 2.0
     for start in range(0, truth.size, TILE):
         codes = truth[start : start + TILE]
         row = scores[0, start : start + TILE]
@@ -112,51 +187,33 @@ def _add_hard_binary(
         positives = count_ones(codes)
         voxels[0] += size - positives
         voxels[1] += positives
-        # One short loop after another: a core looks about a hundred operations ahead, and in one
-        # loop few of them could start before a division ends. 0.7 of the time of one loop.
-        outside = 0
-        for i in range(size):
-            p = np.float64(row[i])
-            q = _clip(p, eps, top)
-            outside += p != q
-            chance = q if codes[i] == 1 else 1.0 - q
-            chances[i] = chance if chance > floor else floor
-        clipped[0] += outside
-        total = 0
-        for i in range(size):
-            exponent, ratio = vecmath.log_ratio(chances[i])
-            term = -vecmath.log_for_grid(exponent, ratio)
-            logs[i] = term
-            total += exact.fixed_bits(term)
-            # Focal loss wants the squared miss: while the divider is busy it costs nothing.
-            miss = 1.0 - chances[i]
-            chances[i] = miss * miss
-        # Tiles of one class, the usual ones of a segmentation, need no masks.
-        mixed = 0 < positives < size
-        inside = total if positives == size else 0
-        focal_total = 0
-        focal_inside = 0
-        if focal:
-            if gamma != 2.0:
-                _raise(chances[:size], 0.5 * gamma)
-            low, high = weights[0], weights[1]
-            if mixed:
-                for i in range(size):
-                    positive = codes[i] == 1
-                    inside += exact.fixed_bits(logs[i]) if positive else 0
-                    units = exact.fixed_bits(logs[i] * chances[i] * (high if positive else low))
-                    focal_total += units
-                    focal_inside += units if positive else 0
-            else:
-                weight = high if positives == size else low
-                for i in range(size):
-                    focal_total += exact.fixed_bits(logs[i] * chances[i] * weight)
-                focal_inside = focal_total if positives == size else 0
-            exact.add_fixed_pair(focal_loss, size, positives, focal_total, focal_inside)
-        elif mixed:
+        clipped[0] += _true_class_chances(codes, row, positives, eps, chances)
+        if focal and not squares:
             for i in range(size):
-                inside += exact.fixed_bits(logs[i]) if codes[i] == 1 else 0
-        exact.add_fixed_pair(loss, size, positives, total, inside)
+                miss = 1.0 - chances[i]
+                factors[i] = miss * miss
+            _raise(factors[:size], 0.5 * gamma)
+        if 0 < positives < size:
+            if not focal:
+                sums = _sums(codes, chances, factors, low, high, True, False, False)
+            elif squares:
+                sums = _sums(codes, chances, factors, low, high, True, True, True)
+            else:
+                sums = _sums(codes, chances, factors, low, high, True, True, False)
+        else:
+            # Tiles of one class, the usual ones of a segmentation, need no masks.
+            weight = high if positives == size else low
+            if not focal:
+                sums = _sums(codes, chances, factors, weight, weight, False, False, False)
+            elif squares:
+                sums = _sums(codes, chances, factors, weight, weight, False, True, True)
+            else:
+                sums = _sums(codes, chances, factors, weight, weight, False, True, False)
+            if positives == size:
+                sums = sums[0], sums[0], sums[2], sums[2]
+        exact.add_fixed_pair(loss, size, positives, sums[0], sums[1])
+        if focal:
+            exact.add_fixed_pair(focal_loss, size, positives, sums[2], sums[3])
 
 
 @kernel
