@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.compare import Contestant
+from benchmarks.figures import KERNELS, LOGARITHM
 
 COUNTS = ("bincount", "packed", "nonzero")
 # Sums of float32 terms round; counts do not.
@@ -59,6 +60,10 @@ def studies(threads: int) -> list[Study]:
         tolerance=None,
         peer=False,
     )
+    least = [
+        Contestant(name, f"benchmarks.limits:{call}", {"threads": threads}, False, None, False)
+        for name, call in ((KERNELS, "kernels"), (LOGARITHM, "logarithm"))
+    ]
     counting = [
         _peer(f"{library} {idiom}", f"{library.lower()}_peers:dice_from_zarr", idiom=idiom)
         for library in ("NumPy", "dask")
@@ -117,7 +122,7 @@ def studies(threads: int) -> list[Study]:
             128,
             "zstd",
             four,
-            [floor, *losses, *torch],
+            [floor, *least, *losses, *torch],
         ),
         Study(
             "b-lz4",
@@ -126,7 +131,7 @@ def studies(threads: int) -> list[Study]:
             128,
             "lz4",
             four,
-            [floor, *losses, *torch],
+            [floor, *least, *losses, *torch],
         ),
         Study("c", "uint8 probabilities, zstd", "codes", 128, "zstd", four, [floor, losses[0]]),
         Study(

@@ -5,6 +5,8 @@ from statistics import median
 from typing import Any
 
 READING = "reading alone"
+KERNELS = "kernels alone, in cache"
+LOGARITHM = "a logarithm a voxel alone, in cache"
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,19 @@ def figures(results: dict[str, Any]) -> list[Figure]:
         others, least = against(study, *names), against(study, "floor")
         return f"{median(others) / median(least):.3g}×, the floor" if others and least else ""
 
+    def one_by_one(study: str) -> str:
+        """Return the ratio if floor and kernels, or a logarithm, took their time and no more."""
+        times = [against(study, name) for name in ("floor", KERNELS, LOGARITHM)]
+        if not all(times):
+            return ""
+        reading, kernels, logarithm = map(median, times)
+        return (
+            f"{1 + kernels / reading:.3g}×, floor and kernels; "
+            f"{1 + logarithm / reading:.3g}×, floor and a logarithm"
+        )
+
     rows = [
-        Figure(f"({text}) end to end ÷ floor", floor(study), limit, True)
+        Figure(f"({text}) end to end ÷ floor", floor(study), limit, True, bound=one_by_one(study))
         for text, study, limit in (
             ("a, 64³ chunks", "a-64", 1.25),
             ("a, 128³ chunks", "a-128", 1.25),

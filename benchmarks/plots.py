@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from benchmarks.figures import KERNELS, LOGARITHM
 from benchmarks.report import millions
 
 PEERS = ("NumPy", "dask", "torch", "MONAI", "KonfAI", "scikit")
@@ -53,7 +54,11 @@ def _save(figure: Any, path: Path) -> Path:
 
 def _studies(studies: dict[str, Any]) -> Any:
     tables = {
-        study["title"]: [row for row in study["rows"] if row.get("seconds")]
+        study["title"]: [
+            row
+            for row in study["rows"]
+            if row.get("seconds") and row["name"] not in (KERNELS, LOGARITHM)
+        ]
         for study in studies.values()
     }
     heights = [len(rows) + 2 for rows in tables.values()]
