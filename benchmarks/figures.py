@@ -114,7 +114,13 @@ def figures(results: dict[str, Any]) -> list[Figure]:
         )
     ]
     rows += [
-        Figure(f"(a) in memory against {text}", against("a-memory", name), 6.0, False)
+        Figure(
+            f"(a) in memory against {text}",
+            against("a-memory", name),
+            6.0,
+            False,
+            bound=_read_alone(results, against("a-memory", name)),
+        )
         for text, name in (
             ("NumPy bincount", "NumPy bincount"),
             ("the fastest NumPy idiom", "NumPy"),
@@ -174,6 +180,16 @@ def figures(results: dict[str, Any]) -> list[Figure]:
     ]
     rows += _memory_figures(results.get("scale", [])) + _sparse_figures(results)
     return rows + _batch_figures(results.get("batch", [])) + _huge_figures(results.get("huge", {}))
+
+
+def _read_alone(results: dict[str, Any], ratios: list[float]) -> str:
+    """Return the same ratios if ours took as long as to read the arrays, by all workers."""
+    ours = results.get("end_to_end", {}).get("a-memory", {}).get("rows", [])[:1]
+    reading = results.get("threads", {}).get(READING, [])[-1:]
+    if not (ours and reading and ratios):
+        return ""
+    times = [median(row["seconds"]) for row in (*ours, *reading)]
+    return f"{median(ratios) * times[0] / times[1]:.3g}×, {READING}"
 
 
 def _speedup(table: list[dict[str, Any]], workers: int) -> list[float]:
