@@ -97,15 +97,22 @@ def run_case(
 
 @contextmanager
 def _undisturbed() -> Generator[None]:
-    """Let the signal that ends a process of a batch wait: no file is left half written."""
-    if not hasattr(signal, "pthread_sigmask"):
+    """Let the signal that ends a process of a batch wait: no file is left half written.
+
+    To block it would not do, as any other thread would take it. Only in a main thread, which
+    is where such a process scores.
+    """
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    came = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: came.set())
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        if came.is_set():
+            signal.raise_signal(signal.SIGTERM)
 
 
 def reason_of(error: Exception) -> str:

@@ -976,7 +976,6 @@ def test_a_script_that_cannot_be_imported_is_told_so(folders):
     assert list(Path("out").glob("failures*")) == []
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no such signals here")
 def test_a_result_is_saved_whole_before_the_signal_that_ends_a_process(folders, monkeypatch):
     save = BatchFolder.save
 
