@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, NoReturn
 
 from streamloss import exports, fingerprints, result
@@ -58,7 +59,10 @@ class BatchFolder:
 
     def path(self, case: Case) -> Path:
         """Return where the result of a case is saved."""
-        return self.root / CASES / case.model / f"{case.name}.json"
+        return self._place(case.model, case.name)
+
+    def _place(self, model: str, name: str) -> Path:
+        return self.root / CASES / model / f"{name}.json"
 
     def finished(self, cases: Iterable[Case]) -> dict[Case, dict[str, Any]]:
         """Return what the folder holds: the field "batch" of the result of each case.
@@ -88,7 +92,10 @@ class BatchFolder:
                 saved = json.loads(path.read_text(encoding="utf-8"))["batch"]
                 change = _change_of_options(saved["fingerprint"], self.options)
             except (ValueError, KeyError, TypeError):
-                raise InvalidInputError(f"{path} is not the result of a batch") from None
+                raise InvalidInputError(
+                    f"{path} is not the result of a batch, or not all of it: remove it to have "
+                    "the case scored again"
+                ) from None
             if change is not None:
                 self.refuse_to_keep(asked[path], change)
             found[asked[path]] = saved
@@ -159,17 +166,41 @@ class BatchFolder:
         """Return all that decides the result of a case of these inputs."""
         return {"schema": result.SCHEMA, "options": self.options, **inputs}
 
+    def saved(self, case: Case) -> SavedCase | None:
+        """Return a case whose result is there, None if there is none."""
+        path = self.path(case)
+        return SavedCase.read(path) if path.exists() else None
+
     def write_failures(self, shard: str | None, failures: Sequence[Failure]) -> None:
         """Write the failures of a batch, or of one shard of it.
 
         Those of shards are of no interest once all cases were looked at.
         """
-        name = "failures" if shard is None else f"failures-{shard.replace('/', '-of-')}"
-        plain = {"schema": exports.SCHEMA, "failures": [vars(failure) for failure in failures]}
-        _write(self.root / f"{name}.json", json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
+        everything = self.root / "failures.json"
         if shard is None:
+            self._write_failures(everything, failures)
             for path in self.root.glob("failures-*-of-*.json"):
                 path.unlink()
+            return
+        path = self.root / f"failures-{shard.replace('/', '-of-')}.json"
+        self._write_failures(path, failures)
+        if everything.exists():
+            # What failed in an earlier run of all may be finished now.
+            before = [
+                Failure(**row) for row in json.loads(everything.read_text("utf-8"))["failures"]
+            ]
+            self._write_failures(
+                everything,
+                [
+                    failure
+                    for failure in before
+                    if not self._place(failure.model, failure.case).exists()
+                ],
+            )
+
+    def _write_failures(self, path: Path, failures: Sequence[Failure]) -> None:
+        plain = {"schema": exports.SCHEMA, "failures": [vars(failure) for failure in failures]}
+        _write(path, json.dumps(plain, indent=2, ensure_ascii=False) + "\n")
 
     def write_tables(
         self,
@@ -259,9 +290,12 @@ def _write(path: Path, text: str) -> None:
 
     It is not synced as a state is: a crash of the machine may lose it.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Not named after the file or the process: a name has a largest length, and processes of
+    # two machines that share the folder may have one number.
+    temporary = path.with_name(f".{token_hex(8)}.partial")
     try:
-        temporary.write_text(text, encoding="utf-8", newline="")
+        # A name that is no text is escaped as JSON does.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
         temporary.replace(path)
     except OSError as error:
         # A full disk tells no name, others that of the temporary file.

@@ -5,7 +5,7 @@ How a case is found, run, saved, summed up and exported is told by `cases`, `lan
 """
 
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 from streamloss import exports
 from streamloss.batch_folder import BatchFolder, Failure, plain_options
 from streamloss.cases import Case, choose_shard, refuse_duplicates
+from streamloss.class_table import parse_classes
 from streamloss.errors import InvalidInputError
 from streamloss.executors import available_workers
 from streamloss.lanes import Helpers, Outcome, Waiting, Work, reason_of, run_case, run_lanes
@@ -227,10 +228,16 @@ def _settled(options: Mapping[str, Any], formats: Sequence[str]) -> dict[str, An
     if "weights" in options:
         raise InvalidInputError("weights belong to one case: score it with `score`")
     check_keywords(name for name in options if name not in _SCORE_OPTIONS)
-    settled = dict(options)
+    # What can be gone through once is needed for every case.
+    settled = {
+        name: list(value) if isinstance(value, Iterator) else value
+        for name, value in options.items()
+    }
+    if settled.get("classes") is not None:
+        parse_classes(settled["classes"])
     if options.get("kind") is not None:
         check_kind(options["kind"])
-    metrics = list(parse_metrics(options.get("metrics")))
+    metrics = list(parse_metrics(settled.get("metrics")))
     if "nnunet" in formats:
         exports.require_labels(options)
         wanted = metrics or ["dice", "iou"]

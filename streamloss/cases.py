@@ -26,6 +26,8 @@ SUFFIXES = (
 
 _NEEDED = ("case", "truth", "prediction")
 _COLUMNS = (*_NEEDED, "mask", "group", "model")
+# Control characters, and bytes that are no UTF-8 as Python holds them.
+_NO_TEXT = re.compile(r"[\x00-\x1f\ud800-\udfff]")
 _METADATA = ("zarr.json", ".zarray", ".zgroup", "attributes.json", "info")
 
 
@@ -247,6 +249,10 @@ def _volumes(folder: str | os.PathLike[str], role: str) -> dict[str, str]:
         if entry.name.startswith(".") or not is_volume:
             continue
         name = entry.name[: len(entry.name) - len(suffix)]
+        if _NO_TEXT.search(name):
+            raise InvalidInputError(
+                f"{role} folder {folder} has a volume whose name is no text: {entry.name!r}"
+            )
         if name in found:
             raise InvalidInputError(
                 f"{role} folder {folder} has two volumes of case {name}: "

@@ -72,8 +72,7 @@ def settle_classes(
             f"the prediction has {shape}, so {max(channels, 2)} classes, but `classes` names "
             f"{len(values)} with the background: {list(values)}"
         )
-    if len(values) > MAX_CLASSES:
-        raise InvalidInputError(f"at most {MAX_CLASSES} classes can be scored, got {len(values)}")
+    _refuse_too_many(len(values))
     others: Literal["error", "background"] = "error"
     if other_labels == "background":
         others = "background"
@@ -86,14 +85,15 @@ def parse_classes(classes: Any) -> tuple[tuple[int, ...], tuple[str, ...] | None
     Raises
     ------
     InvalidInputError
-        If it is no count, list of values, list of names, or mapping of names to values.
+        If it is no count, list of values, list of names, or mapping of names to values, or
+        there are too many.
     """
     values: tuple[Any, ...] = ()
     names: tuple[str, ...] | None = None
     parts = _parts(classes)
     if isinstance(parts, int):
-        # A count far too large must not be spelled out before it is refused.
-        values = tuple(range(min(parts, MAX_CLASSES + 2)))
+        _refuse_too_many(parts)
+        values = tuple(range(parts))
     elif isinstance(parts, Mapping):
         names, values = tuple(map(str, parts)), tuple(parts.values())
     elif parts and all(is_integer(part) for part in parts):
@@ -107,9 +107,15 @@ def parse_classes(classes: Any) -> tuple[tuple[int, ...], tuple[str, ...] | None
             "classes must be a count, a list of label values, a list of names, or name=value "
             f"pairs, got {classes!r}"
         )
+    _refuse_too_many(len(values))
     if len({int(value) for value in values}) < len(values):
         raise InvalidInputError(f"classes names a label value twice: {classes!r}")
     return tuple(int(value) for value in values), names
+
+
+def _refuse_too_many(count: int) -> None:
+    if count > MAX_CLASSES:
+        raise InvalidInputError(f"at most {MAX_CLASSES:,} classes can be scored, got {count:,}")
 
 
 def is_integer(value: Any) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from io import StringIO
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ def write_parquet(study: Study, path: Path) -> None:
         # Some classes are names, and the tables of all batches have one schema.
         row["class"] = None if row["class"] is None else str(row["class"])
     schema = pyarrow.schema([(name, types[name]) for name in names])
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{token_hex(8)}.partial")
     try:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), temporary)
         temporary.replace(path)

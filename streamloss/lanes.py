@@ -18,16 +18,26 @@ from typing import Any, NamedTuple, Self
 
 from streamloss.batch_folder import BatchFolder
 from streamloss.cases import Case
-from streamloss.errors import MemoryLimitError, StreamlossError, WorkerError, file_error
+from streamloss.errors import (
+    InvalidInputError,
+    MemoryLimitError,
+    StreamlossError,
+    WorkerError,
+    file_error,
+)
 from streamloss.study import SavedCase
 
 # Seconds between two looks at what lanes have done. To be woken by each case would take the
 # interpreter's lock away from the lane beside, which many small cases feel.
 _LOOK = 0.01
+# How often in a row a process may be killed before it can score anything.
+_ATTEMPTS = 3
+# Seconds until a process is killed that does not end when it is told to.
+_PATIENCE = 5.0
 _UNSTARTED = (
-    "a process that was to score cases ended with exit code {} before it could: a script that "
-    'asks for processes must be importable, as by `if __name__ == "__main__":`; or choose '
-    'executor="threads"'
+    "a process that was to score cases ended with exit code {} before it could: choose threads as "
+    "the executor, or, in a script, see that it can be imported, as by "
+    '`if __name__ == "__main__":`'
 )
 
 
@@ -89,8 +99,8 @@ def run_case(
     try:
         with _undisturbed():
             return Outcome(case, work.folder.save(case, result, inputs))
-    except OSError as error:
-        if error.errno != ENAMETOOLONG:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno != ENAMETOOLONG:
             raise
         return Outcome(case, None, reason_of(error))
 
@@ -234,6 +244,7 @@ class _Child:
     def __init__(self) -> None:
         self.sent: deque[Waiting] = deque()
         self._work: Work | None = None
+        self._starts = 0
         self._start()
 
     def _start(self) -> None:
@@ -241,21 +252,32 @@ class _Child:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        self._process.start()
-        self._ready = False
+        with _no_interrupts():
+            self._process.start()
+        self._starts += 1
         # The end of the child must be the end of the pipe.
         theirs.close()
 
     def begin(self, work: Work) -> None:
-        """Tell what is the same for all cases, once: of many classes it would fill the pipe."""
+        """Tell what is the same for all cases, once: of many classes it would fill the pipe.
+
+        Raises
+        ------
+        InvalidInputError
+            If an option cannot be sent.
+        """
         self._work = work
-        with suppress(OSError):
+        try:
             self._connection.send(work)
+        except OSError:
+            # If the process has died, `received` tells.
+            pass
+        except Exception as error:
+            raise InvalidInputError(f"options cannot be sent to processes: {error}") from None
 
     def send(self, waiting: Waiting) -> None:
         """Let a case be scored after those that were sent before."""
         self.sent.append(waiting)
-        # If the process has died, `received` tells.
         with suppress(OSError):
             self._connection.send(waiting)
 
@@ -273,40 +295,65 @@ class _Child:
             try:
                 message: Outcome | OSError | None = self._connection.recv()
             except (EOFError, OSError):
-                yield self._replace()
+                yield from self._replace()
                 continue
             if message is None:
-                self._ready = True
+                # It can score.
+                self._starts = 0
             elif isinstance(message, OSError):
                 raise message
             else:
                 self.sent.popleft()
                 yield message
 
-    def _replace(self) -> Outcome:
-        """Start a new process in place of one that died, for the cases after the one it had."""
+    def _replace(self) -> Iterator[Outcome]:
+        """Start a new process in place of one that died; yield how the case went that it had."""
         self._process.join()
-        code = self._process.exitcode
-        if not self._ready:
+        code = self._process.exitcode or 0
+        assert self._work is not None, "cases are sent to a process that knows its work"
+        if self._starts == 0:
+            case = self.sent.popleft().case
+            reason = f"the process that scored it ended with exit code {code}"
+            saved = self._work.folder.saved(case)
+            yield Outcome(case, saved, "" if saved else reason)
+        elif code >= 0 or self._starts == _ATTEMPTS:
+            # What it said itself went to stderr; to start it again would end alike.
             raise WorkerError(_UNSTARTED.format(code))
-        (case, _), *others = self.sent
+        others = list(self.sent)
         self.sent.clear()
         self._start()
-        assert self._work is not None, "cases are sent to a process that knows its work"
         self.begin(self._work)
         for other in others:
             self.send(other)
-        return Outcome(case, None, f"the process that scored it ended with exit code {code}")
 
     def stop(self) -> None:
         """End the process, whatever it does."""
         self._process.terminate()
+        self._process.join(_PATIENCE)
+        # One that was stopped does not hear the gentle signal.
+        self._process.kill()
         self._process.join()
+
+
+@contextmanager
+def _no_interrupts() -> Generator[None]:
+    """Let processes that start here never hear of Ctrl-C, which reaches all of a terminal.
+
+    The parent decides what it means. A process that first has to import would print where it was.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _serve(connection: Connection) -> None:
     """Score what comes through the pipe until it ends."""
-    # Ctrl-C reaches every process of a terminal; the parent decides what it means.
+    # Where it could not be kept away.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What takes longest, and the format of most batches, while the parent looks at the cases.
     for name in ("streamloss.scoring", "streamloss.stores.zarr", "zarr"):

@@ -68,13 +68,24 @@ class SavedCase:
             },
         )
 
+    @classmethod
+    def read(cls, path: Path) -> "SavedCase":
+        """Return the case of a result file.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is not the result of a batch.
+        """
+        return cls.of(*_read(path), path)
+
     def brief(self) -> "SavedCase":
         """Return the case without `voxels` and `metrics`."""
         return replace(self, voxels={}, metrics={})
 
     def full(self) -> "SavedCase":
         """Return the case with `voxels` and `metrics`, read where they are not kept."""
-        return self if self.metrics else SavedCase.of(*_read(self.path), self.path)
+        return self if self.metrics else SavedCase.read(self.path)
 
     def load(self) -> Result:
         """Read the whole result."""
@@ -213,9 +224,7 @@ def saved_cases(
     folder: Path, known: Mapping[Path, SavedCase] = MappingProxyType({})
 ) -> tuple[SavedCase, ...]:
     """Read the results of a folder but those that are known, and return all by model and name."""
-    found = [
-        known.get(path) or SavedCase.of(*_read(path), path).brief() for path in result_paths(folder)
-    ]
+    found = [known.get(path) or SavedCase.read(path).brief() for path in result_paths(folder)]
     return tuple(sorted(found, key=lambda case: (case.model, case.name)))
 
 

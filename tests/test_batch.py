@@ -211,7 +211,7 @@ def test_a_finished_case_whose_files_cannot_be_looked_at_is_not_resumed(folders,
         {"truth": "x" * 300},
         {"truth": "no\0file"},
         {"truth": "~nobody_of_this_name/x"},
-        {"name": "x" * 250},
+        {"name": "x" * 251},
         {"name": "x" * 300},
         {"model": "x" * 300},
     ],
@@ -995,6 +995,121 @@ def test_a_result_is_saved_whole_before_the_signal_that_ends_a_process(folders, 
     finally:
         signal.signal(signal.SIGTERM, before)
     assert list(scores("out")) == ["a"]
+
+
+def test_a_process_that_is_killed_before_it_can_score_is_started_again():
+    with lanes.Helpers() as helpers:
+        (child,) = helpers.start(1)
+        child.begin(WORK)
+        child.send(lanes.Waiting(sl.Case("a", "no.zarr", "no.zarr"), {}))
+        child._process.kill()
+        (outcome,) = outcomes_of(child, 1)
+    assert outcome.reason == "truth does not exist: 'no.zarr'"
+
+
+def test_a_process_that_is_always_killed_before_it_can_score_ends_the_batch():
+    with lanes.Helpers() as helpers:
+        (child,) = helpers.start(1)
+        child.begin(WORK)
+        child.send(lanes.Waiting(find_nothing(), {}))
+
+        def kill_on():
+            while True:
+                child._process.kill()
+                list(child.received())
+
+        with pytest.raises(sl.WorkerError, match="ended with exit code -9 before it could"):
+            kill_on()
+
+
+def test_a_result_that_was_saved_counts_though_its_process_died(folders, monkeypatch):
+    case = find()[0]
+    with lanes.Helpers() as helpers:
+        (child,) = helpers.start(1)
+        child.begin(WORK)
+        child.send(lanes.Waiting(find_nothing(), {}))
+        outcomes_of(child, 1)
+        WORK.folder.make()
+        lanes.run_case(WORK, lanes.Waiting(case, {}))
+        child.send(lanes.Waiting(dataclasses.replace(case, truth=Dying()), {}))
+        (outcome,) = outcomes_of(child, 1)
+    assert outcome.saved is not None
+    assert outcome.reason == ""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no such signals here")
+def test_a_process_that_does_not_answer_is_ended_all_the_same(monkeypatch):
+    monkeypatch.setattr(lanes, "_PATIENCE", 0.1)
+    child = lanes._Child()
+    os.kill(child._process.pid, signal.SIGSTOP)
+    child.stop()
+    assert child._process.exitcode == -signal.SIGKILL
+
+
+def find_nothing():
+    return sl.Case("nothing", "no.zarr", "no.zarr")
+
+
+def test_a_case_that_cannot_be_saved_fails_alone(folders, monkeypatch):
+    save = BatchFolder.save
+
+    def fussy(folder, case, *rest):
+        if case.name == "c":
+            raise ValueError("not this one")
+        return save(folder, case, *rest)
+
+    monkeypatch.setattr(BatchFolder, "save", fussy)
+    done = sl.batch(find(), output="out", metrics="dice")
+    assert [(failure.case, failure.reason) for failure in done.failures] == [
+        ("c", "unexpected ValueError: not this one")
+    ]
+    assert len(scores("out")) == 4
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.npy", b"two\nlines.npy"])
+def test_a_volume_whose_name_is_no_text_is_refused(folders, name):
+    try:
+        Path(os.fsdecode(b"truth/" + name)).touch()
+    except OSError:
+        pytest.skip("no such names on this file system")
+    with pytest.raises(sl.InvalidInputError, match="whose name is no text"):
+        find()
+
+
+def test_options_that_can_be_gone_through_once_serve_every_case(folders):
+    done = sl.batch(find(), output="out", metrics=iter(["dice"]), classes=iter([0, 1, 2]))
+    assert done.failures == ()
+    assert len(done.study.cases) == 5
+
+
+def test_options_that_no_process_can_get_are_refused(folders, side_by_side):
+    with pytest.raises(sl.InvalidInputError, match="options cannot be sent to processes"):
+        sl.batch(find(), output="out", metrics="dice", background=lambda: 0, executor="processes")
+
+
+def test_more_classes_than_can_be_scored_are_refused_before_any_case(run):
+    code, _, err = run("batch", "truth", "unet", "-o", "out", "-m", "dice", "--classes", "5000")
+    assert (code, err) == (2, "error: at most 1,024 classes can be scored, got 5,000\n")
+    assert not Path("out").exists()
+
+
+def test_a_result_that_is_cut_is_told_of(folders):
+    sl.batch(find(), output="out", metrics="dice")
+    Path("out/cases/unet/c.json").write_text("")
+    with pytest.raises(sl.InvalidInputError, match="remove it to have the case scored again"):
+        sl.batch(find(), output="out", metrics="dice", resume=True)
+
+
+def test_shards_take_what_they_finished_from_the_failures_of_all(folders):
+    good = zarr.open_array("unet/c.zarr", mode="r")[:]
+    break_case(folders)
+    break_case(folders, "d")
+    sl.batch(find(), output="out", metrics="dice")
+    zarr.save_array("unet/c.zarr", good, mode="w")
+    for part in range(2):
+        sl.batch(find(), output="out", metrics="dice", resume=True, shard=f"{part}/2")
+    failures = json.loads(Path("out/failures.json").read_text())["failures"]
+    assert [failure["case"] for failure in failures] == ["d"]
 
 
 def test_processes_start_before_fingerprints_are_taken(folders, monkeypatch):
