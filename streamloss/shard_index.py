@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamloss.chunk_files import fill
-from streamloss.zarr_codecs import undo_crc32c
+from streamloss.zarr_codecs import Bytes, undo_crc32c
 from streamloss.zarr_layout import Shards
 
 EMPTY = 2**64 - 1
@@ -72,28 +72,62 @@ class ShardIndexes:
         return entries
 
     def _read(self, file: int, size: int) -> NDArray[np.uint64]:
-        shards = self.shards
-        if size == 0:
-            raise ValueError("the file is empty")
-        data = np.empty(shards.index_bytes, np.uint8)
-        if size < data.size:
-            raise ValueError(
-                f"the shard has {size:,} bytes, fewer than the {data.size:,} of its index"
-            )
-        fill(file, size - data.size if shards.at_end else 0, data)
-        packed = undo_crc32c(data, data) if shards.checksum else data
-        entries = packed.view(shards.entry).astype(np.uint64).reshape(*shards.grid, 2)
-        offset, length = entries[..., 0], entries[..., 1]
-        stored = (offset != EMPTY) | (length != EMPTY)
-        low, high = (0, size - data.nbytes) if shards.at_end else (data.nbytes, size)
-        # Without adding, which might overflow.
-        room = high - np.minimum(offset, np.uint64(high))
-        good = (offset >= low) & (length > 0) & (length <= room)
-        if not np.all(good | ~stored):
-            raise ValueError(f"the index of the shard points outside bytes {low:,} to {high:,}")
-        end = int((offset + length).max(where=stored, initial=low))
-        # Chunks may leave room between them, but a shard that has grown, been written twice
-        # over, or been cut so that other bytes pass for its index, ends elsewhere.
-        if end != high:
-            raise ValueError(f"the chunks of the shard end at byte {end:,}, expected {high:,}")
-        return entries
+        start, stop = index_place(self.shards, size)
+        data = np.empty(stop - start, np.uint8)
+        fill(file, start, data)
+        return check_index(self.shards, data, size)
+
+
+def index_place(shards: Shards, size: int) -> tuple[int, int]:
+    """
+    Return where the index of a shard of some size starts and ends.
+
+    Raises
+    ------
+    ValueError
+        If it is too small for its index.
+    """
+    if size == 0:
+        raise ValueError("the file is empty")
+    if size < shards.index_bytes:
+        raise ValueError(
+            f"the shard has {size:,} bytes, fewer than the {shards.index_bytes:,} of its index"
+        )
+    start = size - shards.index_bytes if shards.at_end else 0
+    return start, start + shards.index_bytes
+
+
+def check_index(shards: Shards, data: Bytes, size: int) -> NDArray[np.uint64]:
+    """
+    Return offset and length of each chunk of a shard.
+
+    Parameters
+    ----------
+    shards
+        How the shard holds its chunks.
+    data
+        Its index, as stored.
+    size
+        How many bytes it has.
+
+    Raises
+    ------
+    ValueError
+        As by `ShardIndexes.read`.
+    """
+    packed = undo_crc32c(data, data) if shards.checksum else data
+    entries = packed.view(shards.entry).astype(np.uint64).reshape(*shards.grid, 2)
+    offset, length = entries[..., 0], entries[..., 1]
+    stored = (offset != EMPTY) | (length != EMPTY)
+    low, high = (0, size - data.nbytes) if shards.at_end else (data.nbytes, size)
+    # Without adding, which might overflow.
+    room = high - np.minimum(offset, np.uint64(high))
+    good = (offset >= low) & (length > 0) & (length <= room)
+    if not np.all(good | ~stored):
+        raise ValueError(f"the index of the shard points outside bytes {low:,} to {high:,}")
+    end = int((offset + length).max(where=stored, initial=low))
+    # Chunks may leave room between them, but a shard that has grown, been written twice
+    # over, or been cut so that other bytes pass for its index, ends elsewhere.
+    if end != high:
+        raise ValueError(f"the chunks of the shard end at byte {end:,}, expected {high:,}")
+    return entries

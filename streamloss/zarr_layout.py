@@ -196,6 +196,33 @@ def _parse_v3(metadata: dict[str, Any], dtype: np.dtype[Any]) -> tuple[Any, ...]
     return objects, chunks, prefix, separator, chain, shards
 
 
+def codecs_of(array: "zarr.Array[Any]") -> list[Any]:
+    """Return what encodes a chunk, in that order: codecs of zarr-python, or of numcodecs for v2."""
+    metadata = array.metadata
+    if metadata.zarr_format == 3:
+        return list(metadata.codecs)
+    return [codec for codec in (*(metadata.filters or ()), metadata.compressor) if codec]
+
+
+def sharding_of(array: "zarr.Array[Any]") -> Shards | None:
+    """Return how the shards of an array hold their chunks; None if there are none, or not known."""
+    metadata: dict[str, Any] = array.metadata.to_dict()
+    objects = array.shards or array.chunks
+    if metadata["zarr_format"] == 2:
+        return None
+    *before, sharding = metadata["codecs"]
+    if sharding["name"] != "sharding_indexed" or {codec["name"] for codec in before} - {
+        "transpose"
+    }:
+        return None
+    for codec in before:
+        objects = tuple(objects[axis] for axis in codec["configuration"]["order"])
+    try:
+        return shards_of(sharding["configuration"], objects)
+    except NotCoveredError:
+        return None
+
+
 def shards_of(sharding: dict[str, Any], objects: tuple[int, ...]) -> Shards:
     """Return how shards of some extent hold their chunks by the settings of their codec.
 

@@ -24,6 +24,7 @@ from streamloss.file_checks import FileChecks, checks_of
 from streamloss.ome import Level, read_levels
 from streamloss.stored_volume import chunk_error, region_error
 from streamloss.volume import Region, StoredChunks, chunk_grid, split_at_chunks
+from streamloss.zarr_layout import codecs_of
 from streamloss.zarr_memory import read_bytes
 
 if TYPE_CHECKING:
@@ -45,18 +46,17 @@ class ZarrVolume:
     """The OME image that holds this array."""
     direct: DirectReader | None = None
     """Reads the files; zarr-python does where it is None."""
+    checked: Any = None
+    """The array as zarr-python is to read it, by `checked_store`."""
     held_bytes: int = 0
 
-    def __post_init__(self) -> None:
-        if self.direct is None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.checked is not None:
             from streamloss.checked_codecs import check_codecs
 
-            check_codecs(self.codecs)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # Codecs within shards are made anew.
-        self.__dict__.update(state)
-        self.__post_init__()
+            # Those within shards are made anew.
+            check_codecs(codecs_of(self.checked))
 
     @property
     def reader(self) -> str:
@@ -133,10 +133,7 @@ class ZarrVolume:
     @property
     def codecs(self) -> list[Any]:
         """What encodes a chunk, in that order: codecs of zarr-python, or of numcodecs for v2."""
-        metadata = self.array.metadata
-        if metadata.zarr_format == 3:
-            return list(metadata.codecs)
-        return [codec for codec in (*(metadata.filters or ()), metadata.compressor) if codec]
+        return codecs_of(self.array)
 
     @property
     def details(self) -> dict[str, Any]:
@@ -180,21 +177,25 @@ class ZarrVolume:
         if self.checks is not None:
             self.checks.check_shards(region)
         try:
-            self.array.get_basic_selection(region, out=NDBuffer.from_numpy_array(out))
+            self.checked.get_basic_selection(region, out=NDBuffer.from_numpy_array(out))
         except Exception as error:
             raise self._explain(region, error) from error
 
     def _explain(self, region: Region, error: Exception) -> ReadError:
         """Find the first chunk of `region` that cannot be read by reading one at a time."""
-        for index, box, _ in split_at_chunks(region, self.chunks):
-            try:
-                self.array.get_basic_selection(box)
-            except Exception as cause:
-                outer = self.array.shards or self.chunks
-                key = self.array.metadata.encode_chunk_key(
-                    tuple(extent.start // size for extent, size in zip(box, outer, strict=True))
-                )
-                return chunk_error(self.name, index, key, cause)
+        outer = self.array.shards or self.chunks
+        # A shard may be refused as a whole, and none of its chunks by itself.
+        for extents in (self.chunks, outer):
+            for _, box, _ in split_at_chunks(region, extents):
+                try:
+                    self.checked.get_basic_selection(box)
+                except Exception as cause:
+                    chunk, place = (
+                        tuple(part.start // size for part, size in zip(box, sizes, strict=True))
+                        for sizes in (self.chunks, outer)
+                    )
+                    key = self.array.metadata.encode_chunk_key(place)
+                    return chunk_error(self.name, chunk, key, cause)
         return region_error(self.name, region, error)
 
     def decode_bytes(self, region: Region) -> int:

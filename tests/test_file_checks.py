@@ -1,6 +1,7 @@
 """What zarr-python and TensorStore overlook in the files of an array is refused all the same."""
 
 import importlib.util
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,17 @@ from zarr.codecs import (
     Crc32cCodec,
     GzipCodec,
     ShardingCodec,
+    TransposeCodec,
     ZstdCodec,
 )
+from zarr.core.buffer.cpu import Buffer
+from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from streamloss.errors import ReadError
+from streamloss.scoring import score
 from streamloss.shard_index import ShardIndexes
 from streamloss.stores import open_volume
-from tests.store_suite import CHUNKS, DAMAGES, read, voxels
+from tests.store_suite import CHUNKS, DAMAGES, counts, read, voxels
 
 needs_tensorstore = pytest.mark.skipif(
     importlib.util.find_spec("tensorstore") is None, reason="tensorstore is not installed"
@@ -200,6 +205,108 @@ def test_a_shard_ends_where_its_last_chunk_or_its_index_does(tmp_path, reader, s
         volume = open_volume(tmp_path, role="truth", reader=reader)
         with pytest.raises(ReadError, match=r"chunk \(0, 0\) of .* stored under 'c/0/0': "):
             read(volume)
+
+
+@pytest.mark.parametrize("checksum", [False, True])
+@pytest.mark.parametrize("start", [False, True])
+def test_a_shard_in_any_store_ends_where_its_chunks_or_its_index_do(tmp_path, start, checksum):
+    expected = sharded(tmp_path, start=start, checksum=checksum)[...]
+    whole = (tmp_path / "c/0/0").read_bytes()
+    kind = {"start": start, "checksum": checksum}
+    store = MemoryStore()
+    store._store_dict["zarr.json"] = Buffer.from_bytes((tmp_path / "zarr.json").read_bytes())
+    volume = open_volume(zarr.open_array(store), role="truth")
+    assert (read(volume) == 0).all()
+    for good in (whole, shard(b"", [-1] * 4, **kind)):
+        store._store_dict["c/0/0"] = Buffer.from_bytes(good)
+        assert (read(volume) == (expected if good == whole else 0)).all()
+    for bad in (
+        b"",
+        whole[:-1],
+        whole[:10],
+        whole + whole,
+        whole + b"1",
+        b"\xff" * len(whole),
+        shard(b"of no use", [-1] * 4, **kind),
+    ):
+        store._store_dict["c/0/0"] = Buffer.from_bytes(bad)
+        with pytest.raises(ReadError, match=r"chunk \(., 0\) of 'memory:/', stored under 'c/0/0'"):
+            read(volume)
+    store._store_dict["c/0/0"] = Buffer.from_bytes(b"")
+    with pytest.raises(ReadError, match=r"chunk \(2, 0\) of .* under 'c/0/0': it is empty"):
+        read(volume, (slice(5, 7), slice(2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:Combining a `sharding_indexed` codec")
+@pytest.mark.parametrize("checksum", [False, True])
+def test_a_shard_under_a_transpose_ends_where_its_index_does(tmp_path, checksum):
+    index_codecs = [BytesCodec(), *[Crc32cCodec()] * checksum]
+    codec = ShardingCodec(chunk_shape=(2, 2), codecs=[BytesCodec()], index_codecs=index_codecs)
+    zarr.create_array(
+        tmp_path,
+        data=np.arange(48, dtype="u1").reshape(8, 6),
+        chunks=(8, 6),
+        filters=[TransposeCodec(order=(1, 0))],
+        serializer=codec,
+        compressors=None,
+    )
+    volume = open_volume(tmp_path, role="truth")
+    assert (read(volume).ravel() == np.arange(48)).all()
+    path = tmp_path / "c/0/0"
+    whole = path.read_bytes()
+    for bad in (b"", whole[:-1], whole + whole, b"\xff" * len(whole)):
+        path.write_bytes(bad)
+        with pytest.raises(ReadError, match=r"chunk \(0, 0\) of .* stored under 'c/0/0': "):
+            read(volume)
+
+
+def test_an_empty_shard_in_a_zip_file_is_an_error_not_fill(tmp_path):
+    truth = np.ones((16, 8), "u1")
+    zarr.create_array(tmp_path / "a", data=truth, chunks=(4, 4), shards=(8, 8))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.write(tmp_path / "a/zarr.json", "zarr.json")
+        file.write(tmp_path / "a/c/0/0", "c/0/0")
+        file.writestr("c/1/0", b"")
+    with pytest.raises(ReadError, match=r"chunk \(2, 0\) of .* under 'c/1/0': it is empty"):
+        score(truth, tmp_path / "a.zip", metrics="accuracy", classes=[0, 1], missing="error")
+
+
+def test_codecs_of_an_array_that_is_given_stay_as_they_are():
+    for version, codec in ((2, numcodecs.GZip(1)), (3, GzipCodec(level=1))):
+        array = zarr.create_array(
+            MemoryStore(), data=voxels(), chunks=CHUNKS, compressors=codec, zarr_format=version
+        )
+        assert (read(open_volume(array, role="truth")) == voxels()).all()
+        (kept,) = array.compressors
+        assert type(getattr(kept, "_gzip_codec", kept)) is numcodecs.GZip
+
+
+@pytest.mark.parametrize("source", ["path", "array", "store", "place in a store"])
+@pytest.mark.parametrize("reader", ["auto", "zarr"])
+@pytest.mark.parametrize("damage", [False, True])
+def test_files_are_those_of_the_folder_the_array_was_opened_in(
+    tmp_path, monkeypatch, reader, source, damage
+):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    zarr.create_array(
+        "g/a", data=voxels(), chunks=CHUNKS, zarr_format=2, compressors=numcodecs.BZ2(1)
+    )
+    sources = {
+        "path": "g/a",
+        "array": zarr.open_array("g/a", mode="r"),
+        "store": LocalStore("g/a", read_only=True),
+        "place in a store": StorePath(LocalStore("g", read_only=True), "a"),
+    }
+    volume = open_volume(sources[source], role="truth", reader=reader)
+    monkeypatch.chdir("elsewhere")
+    assert counts(volume) == (27, 27)
+    if damage:
+        (tmp_path / "g/a/2.2.2").write_bytes(b"")
+        with pytest.raises(ReadError, match=r"chunk \(2, 2, 2\)"):
+            read(volume)
+    else:
+        assert (read(volume) == voxels()).all()
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -44,6 +44,7 @@ ORDER = [
     "checked_codecs",
     "zarr_layout",
     "shard_index",
+    "checked_store",
     "direct",
     "file_checks",
     "ome",
