@@ -6,7 +6,6 @@ in `direct`, codecs in `zarr_codecs`.
 
 import math
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +123,14 @@ def layout_of(array: "zarr.Array[Any]", name: str | None = None) -> Layout | Non
 
 
 def mark_stored(layout: Layout, stored: NDArray[np.bool_]) -> None:
-    """Mark each stored object in a grid."""
+    """
+    Mark each stored object in a grid.
+
+    Raises
+    ------
+    OSError
+        If a folder cannot be listed, or what is in the place of one is a file.
+    """
     nested = layout.separator == "/"
     # A key is written in one way: no leading zeros, no sign.
     axes = [{str(i): i for i in range(size)} for size in stored.shape]
@@ -138,17 +144,14 @@ def mark_stored(layout: Layout, stored: NDArray[np.bool_]) -> None:
             below[[axis[name] for name in names]] = True
             return
         for name in names:
-            # A file is no folder of chunks.
-            with suppress(NotADirectoryError):
-                walk(f"{folder}/{name}", below[axis[name]])
+            walk(f"{folder}/{name}", below[axis[name]])
 
     if nested and layout.prefix:
         top = f"{layout.root}/{layout.prefix.rstrip('/')}"
         # An array without any chunk has no such folder, but a folder of its own.
         os.stat(layout.root)  # noqa: PTH116
         if os.path.lexists(top):
-            with suppress(NotADirectoryError):
-                walk(top, stored)
+            walk(top, stored)
         return
     if nested:
         walk(layout.root, stored)

@@ -175,7 +175,7 @@ class ZarrVolume:
         from zarr.buffer.cpu import NDBuffer
 
         if self.checks is not None:
-            self.checks.check_shards(region)
+            self.checks.check_objects(region)
         try:
             self.checked.get_basic_selection(region, out=NDBuffer.from_numpy_array(out))
         except Exception as error:
@@ -226,19 +226,25 @@ class ZarrVolume:
         """What is stored, chunks or the shards of a sharded array, keys listed once."""
         if self.direct is not None:
             return StoredChunks(self.direct.stored(), self.direct.object_shape)
+        from zarr.storage import LocalStore
+
         if not self.array.store.supports_listing:
             return None
         outer = self.array.shards or self.chunks
         grid = np.zeros(chunk_grid(self.shape, outer), np.bool_)
         encode = self.array.metadata.encode_chunk_key
-        listed = False
+        files, listed = isinstance(self.array.store, LocalStore), False
         try:
             for key in _keys(self.array):
                 listed |= key in METADATA
                 # Rather than to parse each key encoding, guess the index and encode it.
                 index = tuple(map(int, re.findall(r"[0-9]+", key)))[: grid.ndim]
-                if len(index) == grid.ndim and all(map(int.__lt__, index, grid.shape)):
-                    grid[index] |= encode(index) == key
+                if not all(map(int.__lt__, index, grid.shape)):
+                    continue
+                place = encode((*index, *(0,) * (grid.ndim - len(index))))
+                # Folders in the place of chunks, and files in that of folders, refuses who reads.
+                if key == place or (files and (key == f"{place}/" or place.startswith(f"{key}/"))):
+                    grid[index] = True
         except (OSError, NotImplementedError):
             # Some file systems of fsspec say that they list, and raise.
             return None
@@ -280,7 +286,7 @@ def level_shapes(image: "zarr.Group", levels: tuple[Level, ...]) -> list[dict[st
 
 
 def _keys(array: "zarr.Array[Any]") -> Iterator[str]:
-    """Yield the keys below an array, relative to it."""
+    """Yield the keys below an array, relative to it, of folders with a slash at the end."""
     from zarr.core.sync import collect_aiterator
     from zarr.storage import LocalStore
 
@@ -294,11 +300,12 @@ def _keys(array: "zarr.Array[Any]") -> Iterator[str]:
 
 
 def _files(folder: Path, prefix: str, depth: int) -> Iterator[str]:
-    """Yield the files below a folder, at most so many folders deep, those of links too."""
+    """Yield files and folders below a folder, at most so many folders deep, those of links too."""
     # LocalStore.list_prefix asks for the status of each file.
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
+                yield f"{prefix}{entry.name}/"
                 if depth > 1:
                     yield from _files(folder / entry.name, f"{prefix}{entry.name}/", depth - 1)
                 continue

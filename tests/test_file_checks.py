@@ -1,6 +1,9 @@
 """What zarr-python and TensorStore overlook in the files of an array is refused all the same."""
 
 import importlib.util
+import os
+import shutil
+import socket
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -279,6 +282,62 @@ def test_codecs_of_an_array_that_is_given_stay_as_they_are():
         assert (read(open_volume(array, role="truth")) == voxels()).all()
         (kept,) = array.compressors
         assert type(getattr(kept, "_gzip_codec", kept)) is numcodecs.GZip
+
+
+PLACES: dict[str, dict[str, Any]] = {
+    "bz2 of v2": {"compressors": numcodecs.BZ2(1), "zarr_format": 2},
+    "plain": {"compressors": None},
+    "blosc": {"compressors": BloscCodec()},
+    "zstd": {"compressors": ZstdCodec()},
+    "shards": {"shards": (5, 8, 6)},
+}
+
+
+@pytest.mark.parametrize("what", ["folder", "pipe", "socket", "link to nowhere", "empty file"])
+@pytest.mark.parametrize("codec", PLACES)
+@pytest.mark.parametrize("reader", ["auto", *READERS[1:]])
+def test_what_is_no_chunk_in_the_place_of_one_is_an_error_not_fill(
+    tmp_path, monkeypatch, reader, codec, what
+):
+    zarr.create_array(tmp_path / "a", data=voxels(), chunks=CHUNKS, **PLACES[codec])
+    volume = open_volume(tmp_path / "a", role="truth", reader=reader)
+    path = tmp_path / "a" / ("2.2.2" if "v2" in codec else "c/2/2/2")
+    path.unlink()
+    if what == "folder":
+        path.mkdir()
+        assert counts(volume) == (27, 27)
+    elif what == "pipe":
+        os.mkfifo(path)
+    elif what == "socket":
+        # A longer path than this takes cannot be bound.
+        monkeypatch.chdir(path.parent)
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(path.name)
+    elif what == "link to nowhere":
+        path.symlink_to("annex")
+    else:
+        path.write_bytes(b"")
+    with pytest.raises(ReadError, match=r"chunk \(2, 2, 2\) of"):
+        read(volume)
+
+
+@pytest.mark.parametrize("at", ["c", "c/1", "c/1/2"])
+@pytest.mark.parametrize("reader", READERS)
+def test_a_file_in_the_place_of_a_folder_of_chunks_is_an_error_not_fill(tmp_path, reader, at):
+    array = zarr.create_array(tmp_path / "a", data=voxels(), chunks=CHUNKS)
+    # Neither a chunk nor a folder of them.
+    for name in ("c/3", "c/1/01", "c/1/2.partial", "d"):
+        (tmp_path / "a" / name).write_bytes(b"no chunk")
+    volume = open_volume(tmp_path / "a", role="truth", reader=reader)
+    assert (read(volume) == array[...]).all()
+    assert counts(volume) == (27, 27)
+    shutil.rmtree(tmp_path / "a" / at)
+    (tmp_path / "a" / at).write_bytes(b"no folder")
+    volume = open_volume(tmp_path / "a", role="truth", reader=reader)
+    if reader != "direct":
+        assert counts(volume) == (27, 27)
+    with pytest.raises(ReadError, match=r"chunks? .*a'.*: NotADirectoryError"):
+        read(volume)
 
 
 @pytest.mark.parametrize("source", ["path", "array", "store", "place in a store"])

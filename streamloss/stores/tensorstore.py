@@ -144,16 +144,20 @@ class TensorStoreVolume(StoredVolume):
         ts = _import()
         pending: deque[tuple[tuple[int, ...], Any]] = deque()
         checks = None if self.facts is None else self.facts.checks
-        if checks is not None:
-            checks.check_shards(region)
+        objects = self.chunks if checks is None else checks.objects
         try:
-            for index, box, place in split_at_chunks(region, self.chunks):
-                if len(pending) == _IN_FLIGHT:
-                    self._finish(*pending.popleft())
+            # Shard by shard, so that an index is read once.
+            for _, part, within in split_at_chunks(region, objects):
                 if checks is not None:
-                    checks.check_chunk(index)
-                # Decodes into `out`; `read` would return a new array.
-                pending.append((index, ts.array(out[place]).write(self.opened[box]).commit))
+                    checks.check_objects(part)
+                for index, box, place in split_at_chunks(part, self.chunks):
+                    if len(pending) == _IN_FLIGHT:
+                        self._finish(*pending.popleft())
+                    if checks is not None:
+                        checks.check_chunk(index)
+                    # Decodes into `out`; `read` would return a new array.
+                    target = ts.array(out[within][place])
+                    pending.append((index, target.write(self.opened[box]).commit))
             while pending:
                 self._finish(*pending.popleft())
         finally:
