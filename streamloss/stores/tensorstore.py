@@ -46,10 +46,15 @@ _UNITS = {
 
 
 def matches(source: Any) -> bool:
-    """Tell whether `source` is a URL, or a folder of N5, precomputed or Zarr data."""
+    """Tell whether `source` is a URL, or a folder of N5, precomputed or Zarr data.
+
+    Also if it is an object of zarr-python, which `open` refuses.
+    """
     if isinstance(source, str):
         return True
-    if not (isinstance(source, Path) and source.is_dir()):
+    if not isinstance(source, Path):
+        return zarr_store.matches(source)
+    if not source.is_dir():
         return False
     return (
         any((source / name).is_file() for name in ("attributes.json", "s0/attributes.json"))
@@ -76,8 +81,14 @@ def open(source: Any, *, level: int, reader: str) -> "TensorStoreVolume":  # noq
     Raises
     ------
     InvalidInputError
-        If the package is not installed, or there is no such volume or level.
+        If the package is not installed, there is no such volume or level, or it is an object
+        of zarr-python.
     """
+    if not isinstance(source, str | Path):
+        raise InvalidInputError(
+            f"{str(source)!r} is an open object of zarr-python, which TensorStore cannot read; "
+            "pass its path or URL instead"
+        )
     ts = _import()
     name = str(source)
     scheme = next((prefix for prefix in _SCHEMES if name.startswith(prefix)), "")
@@ -306,7 +317,8 @@ def _volume(
         name=name,
         shape=tuple(store.shape),
         dtype=dtype,
-        chunks=tuple(store.chunk_layout.read_chunk.shape),
+        # None of an array without axes.
+        chunks=tuple(store.chunk_layout.read_chunk.shape or ()),
         fill_value=dtype.type(0) if facts is None else facts.fill_value,
         spacing=spacing if facts is None else facts.spacing,
         unit=(unit if spacing is not None else None) if facts is None else facts.unit,
