@@ -96,18 +96,20 @@ class FileChecks:
         key = self.metadata.encode_chunk_key(index)
         path = f"{self.root}/{key}"
         try:
-            if self.indexes is None and local is None:
+            if local is None:
                 # A third of what it takes to open it.
                 status = os.stat(path)  # noqa: PTH116
                 refuse_others(status)
                 if status.st_size == 0:
                     raise ValueError("the file is empty")
+                if self.indexes is not None:
+                    self.indexes.check(key, path, status)
                 return
             with open_file(path) as (file, status):
                 offset, length = 0, status.st_size
                 if self.indexes is not None:
                     entries = self.indexes.read(key, file, status)
-                    if local is None or entries[local][0] == EMPTY:
+                    if entries[local][0] == EMPTY:
                         return
                     offset, length = entries[local].tolist()
                 self._check_stored(file, offset, length)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamloss.chunk_files import fill
+from streamloss.chunk_files import fill, open_file
 from streamloss.zarr_codecs import Bytes, undo_crc32c
 from streamloss.zarr_layout import Shards
 
@@ -19,11 +19,16 @@ EMPTY = 2**64 - 1
 
 # A region widened by a halo touches at most eight shards in three dimensions.
 _INDEXES = 8
+# Blocks in a plane of a large array touch some hundred shards again and again.
+_SHARDS = 2**9
+_SHARD_BYTES = 400
 
 
 class ShardIndexes:
     """
     The indexes of an array's shards, of which each thread keeps those it read last; pickles.
+
+    Of more shards it is kept that they are what their indexes say.
 
     Parameters
     ----------
@@ -34,6 +39,7 @@ class ShardIndexes:
     def __init__(self, shards: Shards) -> None:
         self.shards = shards
         self._local = threading.local()
+        self._good: dict[str, tuple[int, ...]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ShardIndexes, (self.shards,)
@@ -42,7 +48,25 @@ class ShardIndexes:
     def held_bytes(self) -> int:
         """Upper bound of the bytes a thread holds."""
         # As stored, as integers and in the checks of the newest one.
-        return (_INDEXES + 6) * self.shards.index_bytes
+        return (_INDEXES + 6) * self.shards.index_bytes + _SHARDS * _SHARD_BYTES
+
+    def check(self, key: str, path: str, status: os.stat_result) -> None:
+        """
+        Refuse a shard as `read` does, if this version of it has not been looked at.
+
+        Parameters
+        ----------
+        key, path, status
+            Where the shard is stored, its file and the status of that.
+        """
+        if self._good.get(key) == _version(status):
+            return
+        with open_file(path) as (file, opened):
+            self.read(key, file, opened)
+        # Threads share this: to take out the oldest one would be a race.
+        if len(self._good) >= _SHARDS:
+            self._good.clear()
+        self._good[key] = _version(opened)
 
     def read(self, key: str, file: int, status: os.stat_result) -> NDArray[np.uint64]:
         """
@@ -62,7 +86,7 @@ class ShardIndexes:
             not lie within it or leave bytes at its end.
         """
         known: dict[str, tuple[Any, NDArray[np.uint64]]] = self._local.__dict__
-        version = (status.st_ino, status.st_size, status.st_mtime_ns)
+        version = _version(status)
         if key in known and known[key][0] == version:
             return known[key][1]
         entries = self._read(file, status.st_size)
@@ -76,6 +100,10 @@ class ShardIndexes:
         data = np.empty(stop - start, np.uint8)
         fill(file, start, data)
         return check_index(self.shards, data, size)
+
+
+def _version(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def index_place(shards: Shards, size: int) -> tuple[int, int]:
