@@ -6,6 +6,7 @@ overlooks within a chunk, `checked_codecs` sees; `direct` needs none of this.
 
 import math
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,15 @@ from streamloss.chunk_files import fill, open_file, refuse_others
 from streamloss.shard_index import EMPTY, ShardIndexes
 from streamloss.stored_volume import chunk_error
 from streamloss.volume import Region, split_at_chunks
-from streamloss.zarr_codecs import Bytes, inflate, undo_zstd, zstd_size
+from streamloss.zarr_codecs import (
+    Bytes,
+    NotCoveredError,
+    Step,
+    inflate,
+    parse_codecs,
+    undo_zstd,
+    zstd_size,
+)
 from streamloss.zarr_layout import sharding_of
 
 if TYPE_CHECKING:
@@ -40,6 +49,8 @@ class FileChecks:
     """Size of a chunk, decoded."""
     codecs: tuple[str, ...]
     """What turns its voxels, as bytes, into those stored."""
+    steps: tuple[tuple[Step, int | None], ...]
+    """What undoes them, if not even the last one can be judged by itself."""
     indexes: ShardIndexes | None
 
     @property
@@ -76,14 +87,15 @@ class FileChecks:
         Look at a chunk as stored, if its last codec needs that.
 
         Of zstd, only the headers of blocks are looked at, if the frames say what they decode
-        to. Streams of gzip, zlib and bz2 are decoded, once more than by who reads them.
+        to. Streams of gzip, zlib and bz2 are decoded, once more than by who reads them, and so
+        is what several codecs have made, unless all but the last are checksums.
 
         Raises
         ------
         ReadError
             If it is no file, goes on after its end, or is cut short.
         """
-        if not self.codecs or self.codecs[-1] not in _OVERLOOKING:
+        if not self.steps and not (self.codecs and self.codecs[-1] in _OVERLOOKING):
             return
         grid = [n // m for n, m in zip(self.objects, self.chunks, strict=True)]
         index, local = zip(*map(divmod, chunk, grid), strict=True)
@@ -125,11 +137,18 @@ class FileChecks:
         # Read, not mapped: to map a file that is cut meanwhile ends the process.
         data = np.empty(length, np.uint8)
         fill(file, offset, data)
+        for step, size in self.steps:
+            data = step(data, np.empty(self._largest if size is None else size, np.uint8))
+            self._check_size(data.size, size)
+        if self.steps:
+            return
         # What the last codec was given.
         expected: int | None = self.nbytes
         for codec in self.codecs[:-1]:
             expected = expected + 4 if expected is not None and codec == "crc32c" else None
-        found = self._decoded_size(data, expected)
+        self._check_size(self._decoded_size(data, expected), expected)
+
+    def _check_size(self, found: int, expected: int | None) -> None:
         if expected is not None and found != expected:
             raise ValueError(f"it decodes to {found:,} bytes, expected {expected:,}")
 
@@ -177,6 +196,12 @@ def checks_of(array: "zarr.Array[Any]", name: str) -> FileChecks | None:
             # Chunks of shards that are not known, or within another codec, are not looked at.
             codecs = [] if shards is None or before else last["configuration"]["codecs"]
         names = [codec["name"] for codec in codecs]
+    names = [name for name in names if name not in ("transpose", "bytes")]
+    steps: tuple[tuple[Step, int | None], ...] = ()
+    # Of Zarr v2, TensorStore knows arrays with one codec only.
+    if metadata["zarr_format"] == 3 and any(name != "crc32c" for name in names[:-1]):
+        with suppress(NotCoveredError):
+            steps = parse_codecs(codecs, np.dtype(array.dtype), array.chunks).steps
     return FileChecks(
         name=name,
         root=str((array.store.root / array.path).absolute()),
@@ -184,6 +209,7 @@ def checks_of(array: "zarr.Array[Any]", name: str) -> FileChecks | None:
         objects=array.shards or array.chunks,
         chunks=array.chunks,
         nbytes=math.prod(array.chunks) * array.dtype.itemsize,
-        codecs=tuple(name for name in names if name not in ("transpose", "bytes")),
+        codecs=tuple(names),
+        steps=steps,
         indexes=None if shards is None else ShardIndexes(shards),
     )
