@@ -1,6 +1,7 @@
 """What zarr-python and TensorStore overlook in the files of an array is refused all the same."""
 
 import importlib.util
+import itertools
 import os
 import shutil
 import socket
@@ -247,7 +248,8 @@ def test_a_shard_in_any_store_ends_where_its_chunks_or_its_index_do(tmp_path, st
 
 @pytest.mark.filterwarnings("ignore:Combining a `sharding_indexed` codec")
 @pytest.mark.parametrize("checksum", [False, True])
-def test_a_shard_under_a_transpose_ends_where_its_index_does(tmp_path, checksum):
+@pytest.mark.parametrize("reader", READERS[1:])
+def test_a_shard_under_a_transpose_ends_where_its_index_does(tmp_path, reader, checksum):
     index_codecs = [BytesCodec(), *[Crc32cCodec()] * checksum]
     codec = ShardingCodec(chunk_shape=(2, 2), codecs=[BytesCodec()], index_codecs=index_codecs)
     zarr.create_array(
@@ -258,7 +260,7 @@ def test_a_shard_under_a_transpose_ends_where_its_index_does(tmp_path, checksum)
         serializer=codec,
         compressors=None,
     )
-    volume = open_volume(tmp_path, role="truth")
+    volume = open_volume(tmp_path, role="truth", reader=reader)
     assert (read(volume).ravel() == np.arange(48)).all()
     path = tmp_path / "c/0/0"
     whole = path.read_bytes()
@@ -345,8 +347,16 @@ def test_a_file_in_the_place_of_a_folder_of_chunks_is_an_error_not_fill(tmp_path
         read(volume)
 
 
-@pytest.mark.parametrize("source", ["path", "array", "store", "place in a store"])
-@pytest.mark.parametrize("reader", ["auto", "zarr"])
+SOURCES = ["path", "array", "store", "place in a store"]
+
+
+@pytest.mark.parametrize(
+    ("reader", "source"),
+    [
+        *itertools.product(["auto", "zarr"], SOURCES),
+        pytest.param("tensorstore", "path", marks=needs_tensorstore),
+    ],
+)
 @pytest.mark.parametrize("damage", [False, True])
 def test_files_are_those_of_the_folder_the_array_was_opened_in(
     tmp_path, monkeypatch, reader, source, damage
