@@ -41,7 +41,8 @@ class CheckedStore(WrapperStore[Store]):
         Raises
         ------
         ValueError
-            If it is empty, or a whole shard and not what its index says.
+            If it is empty, or a shard that is fetched whole, or said to hold nothing, and is
+            not what its index says.
         """
         data = await self._store.get(key, prototype, byte_range)
         if data is None:
@@ -49,11 +50,17 @@ class CheckedStore(WrapperStore[Store]):
         # zarr-python takes a shard of no bytes for one that holds nothing.
         if len(data) == 0:
             raise ValueError("it is empty")
-        # Where a shard ends, a part of it does not tell.
-        if self._shards is not None and byte_range is None:
+        if self._shards is not None:
             stored = data.as_numpy_array()
-            start, stop = index_place(self._shards, stored.size)
-            check_index(self._shards, stored[start:stop], stored.size)
+            # Where a shard ends, a part of it does not tell. But if its index says that it holds
+            # nothing, then the index must be all there is of it.
+            if stored.size == self._shards.index_bytes and (stored == 255).all():
+                whole = await self._store.get(key, prototype)
+                stored = stored if whole is None else whole.as_numpy_array()
+                byte_range = None
+            if byte_range is None:
+                start, stop = index_place(self._shards, stored.size)
+                check_index(self._shards, stored[start:stop], stored.size)
         return data
 
 

@@ -241,9 +241,12 @@ def test_a_shard_in_any_store_ends_where_its_chunks_or_its_index_do(tmp_path, st
         store._store_dict["c/0/0"] = Buffer.from_bytes(bad)
         with pytest.raises(ReadError, match=r"chunk \(., 0\) of 'memory:/', stored under 'c/0/0'"):
             read(volume)
-    store._store_dict["c/0/0"] = Buffer.from_bytes(b"")
-    with pytest.raises(ReadError, match=r"chunk \(2, 0\) of .* under 'c/0/0': it is empty"):
-        read(volume, (slice(5, 7), slice(2, 3)))
+    for bad in (b"", whole[:10], b"\xff" * len(whole)):
+        store._store_dict["c/0/0"] = Buffer.from_bytes(bad)
+        with pytest.raises(ReadError, match=r"chunk \(2, 0\) of .* under 'c/0/0': "):
+            read(volume, (slice(5, 7), slice(2, 3)))
+    store._store_dict["c/0/0"] = Buffer.from_bytes(shard(b"", [-1] * 4, **kind))
+    assert not read(volume, (slice(5, 7), slice(2, 3))).any()
 
 
 @pytest.mark.filterwarnings("ignore:Combining a `sharding_indexed` codec")
