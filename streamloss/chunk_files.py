@@ -192,12 +192,17 @@ def open_file(path: str) -> Iterator[tuple[int, os.stat_result]]:
     file = os.open(path, _FLAGS)
     try:
         status = os.fstat(file)
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no file"
-            raise ValueError(f"what is stored there is {kind}")
+        refuse_others(status)
         yield file, status
     finally:
         os.close(file)
+
+
+def refuse_others(status: os.stat_result) -> None:
+    """Raise ValueError if the status is that of something else than a file."""
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no file"
+        raise ValueError(f"what is stored there is {kind}")
 
 
 def fetch_file(path: str, buffer: NDArray[np.uint8]) -> int:

@@ -5,17 +5,27 @@ overlooks within a chunk, `checked_codecs` sees; `direct` needs none of this.
 """
 
 import math
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from streamloss.chunk_files import fill, open_file
+from streamloss.chunk_files import fill, open_file, refuse_others
 from streamloss.shard_index import EMPTY, ShardIndexes
 from streamloss.stored_volume import chunk_error
 from streamloss.volume import Region, split_at_chunks
-from streamloss.zarr_codecs import Bytes, NotCoveredError, inflate, undo_zstd, zstd_size
-from streamloss.zarr_layout import shards_of
+from streamloss.zarr_codecs import (
+    Bytes,
+    NotCoveredError,
+    Step,
+    inflate,
+    parse_codecs,
+    undo_zstd,
+    zstd_size,
+)
+from streamloss.zarr_layout import sharding_of
 
 if TYPE_CHECKING:
     import zarr
@@ -39,6 +49,8 @@ class FileChecks:
     """Size of a chunk, decoded."""
     codecs: tuple[str, ...]
     """What turns its voxels, as bytes, into those stored."""
+    steps: tuple[tuple[Step, int | None], ...]
+    """What undoes them, if not even the last one can be judged by itself."""
     indexes: ShardIndexes | None
 
     @property
@@ -57,34 +69,33 @@ class FileChecks:
         """The most bytes that any codec makes of a chunk."""
         return self.nbytes + self.nbytes // 8 + 2**16
 
-    def check_shards(self, region: Region) -> None:
+    def check_objects(self, region: Region) -> None:
         """
-        Look at the indexes of the shards that a region touches.
+        Look at what is stored of a region, and at the indexes of shards, but at no chunk.
 
         Raises
         ------
         ReadError
-            If a shard is no file, or not what its index says.
+            If it is no file, or empty, or a shard and not what its index says.
         """
-        if self.indexes is None:
-            return
-        for shard, part, _ in split_at_chunks(region, self.objects):
+        for index, part, _ in split_at_chunks(region, self.objects):
             first = tuple(p.start // size for p, size in zip(part, self.chunks, strict=True))
-            self._check(first, shard, None)
+            self._check(first, index, None)
 
     def check_chunk(self, chunk: tuple[int, ...]) -> None:
         """
         Look at a chunk as stored, if its last codec needs that.
 
         Of zstd, only the headers of blocks are looked at, if the frames say what they decode
-        to. Streams of gzip, zlib and bz2 are decoded, once more than by who reads them.
+        to. Streams of gzip, zlib and bz2 are decoded, once more than by who reads them, and so
+        is what several codecs have made, unless all but the last are checksums.
 
         Raises
         ------
         ReadError
             If it is no file, goes on after its end, or is cut short.
         """
-        if not self.codecs or self.codecs[-1] not in _OVERLOOKING:
+        if not self.steps and not (self.codecs and self.codecs[-1] in _OVERLOOKING):
             return
         grid = [n // m for n, m in zip(self.objects, self.chunks, strict=True)]
         index, local = zip(*map(divmod, chunk, grid), strict=True)
@@ -95,19 +106,29 @@ class FileChecks:
     ) -> None:
         """Look at the index of a shard, if it is one, and at the chunk of a place in the file."""
         key = self.metadata.encode_chunk_key(index)
+        path = f"{self.root}/{key}"
         try:
-            with open_file(f"{self.root}/{key}") as (file, status):
+            if local is None:
+                # A third of what it takes to open it.
+                status = os.stat(path)  # noqa: PTH116
+                refuse_others(status)
+                if status.st_size == 0:
+                    raise ValueError("the file is empty")
+                if self.indexes is not None:
+                    self.indexes.check(key, path, status)
+                return
+            with open_file(path) as (file, status):
                 offset, length = 0, status.st_size
                 if self.indexes is not None:
                     entries = self.indexes.read(key, file, status)
-                    if local is None or entries[local][0] == EMPTY:
+                    if entries[local][0] == EMPTY:
                         return
                     offset, length = entries[local].tolist()
                 self._check_stored(file, offset, length)
-        except FileNotFoundError:
-            # Nothing is stored: fill values.
-            return
         except Exception as error:
+            # Else nothing is stored: fill values.
+            if isinstance(error, FileNotFoundError) and not os.path.islink(path):  # noqa: PTH114
+                return
             raise chunk_error(self.name, chunk, key, error) from error
 
     def _check_stored(self, file: int, offset: int, length: int) -> None:
@@ -116,11 +137,18 @@ class FileChecks:
         # Read, not mapped: to map a file that is cut meanwhile ends the process.
         data = np.empty(length, np.uint8)
         fill(file, offset, data)
+        for step, size in self.steps:
+            data = step(data, np.empty(self._largest if size is None else size, np.uint8))
+            self._check_size(data.size, size)
+        if self.steps:
+            return
         # What the last codec was given.
         expected: int | None = self.nbytes
         for codec in self.codecs[:-1]:
             expected = expected + 4 if expected is not None and codec == "crc32c" else None
-        found = self._decoded_size(data, expected)
+        self._check_size(self._decoded_size(data, expected), expected)
+
+    def _check_size(self, found: int, expected: int | None) -> None:
         if expected is not None and found != expected:
             raise ValueError(f"it decodes to {found:,} bytes, expected {expected:,}")
 
@@ -150,39 +178,38 @@ def checks_of(array: "zarr.Array[Any]", name: str) -> FileChecks | None:
     Returns
     -------
     FileChecks or None
-        None if it is not on a local file system, or nothing of it is known or need be checked.
+        None if it is not on a local file system.
     """
     from zarr.storage import LocalStore
 
     if type(array.store) is not LocalStore or array.ndim == 0:
         return None
     metadata: dict[str, Any] = array.metadata.to_dict()
-    shards = None
-    try:
-        if metadata["zarr_format"] == 2:
-            objects = chunks = array.chunks
-            codecs = [*(metadata["filters"] or ()), metadata["compressor"]]
-            names = [codec["id"] for codec in codecs if codec is not None]
-        else:
-            objects = chunks = tuple(metadata["chunk_grid"]["configuration"]["chunk_shape"])
-            codecs = list(metadata["codecs"])
-            if [codec["name"] for codec in codecs] == ["sharding_indexed"]:
-                sharding = codecs[0]["configuration"]
-                shards = shards_of(sharding, objects)
-                chunks, codecs = tuple(sharding["chunk_shape"]), list(sharding["codecs"])
-            names = [codec["name"] for codec in codecs]
-    except (NotCoveredError, KeyError):
-        return None
+    shards = sharding_of(array)
+    if metadata["zarr_format"] == 2:
+        codecs = [*(metadata["filters"] or ()), metadata["compressor"]]
+        names = [codec["id"] for codec in codecs if codec is not None]
+    else:
+        *before, last = metadata["codecs"]
+        codecs = [*before, last]
+        if last["name"] == "sharding_indexed":
+            # Chunks of shards that are not known, or within another codec, are not looked at.
+            codecs = [] if shards is None or before else last["configuration"]["codecs"]
+        names = [codec["name"] for codec in codecs]
     names = [name for name in names if name not in ("transpose", "bytes")]
-    if shards is None and not (names and names[-1] in _OVERLOOKING):
-        return None
+    steps: tuple[tuple[Step, int | None], ...] = ()
+    # Of Zarr v2, TensorStore knows arrays with one codec only.
+    if metadata["zarr_format"] == 3 and any(name != "crc32c" for name in names[:-1]):
+        with suppress(NotCoveredError):
+            steps = parse_codecs(codecs, np.dtype(array.dtype), array.chunks).steps
     return FileChecks(
         name=name,
         root=str((array.store.root / array.path).absolute()),
         metadata=array.metadata,
-        objects=objects,
-        chunks=chunks,
-        nbytes=math.prod(chunks) * array.dtype.itemsize,
+        objects=array.shards or array.chunks,
+        chunks=array.chunks,
+        nbytes=math.prod(array.chunks) * array.dtype.itemsize,
         codecs=tuple(names),
+        steps=steps,
         indexes=None if shards is None else ShardIndexes(shards),
     )

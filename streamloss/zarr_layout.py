@@ -6,7 +6,6 @@ in `direct`, codecs in `zarr_codecs`.
 
 import math
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +123,14 @@ def layout_of(array: "zarr.Array[Any]", name: str | None = None) -> Layout | Non
 
 
 def mark_stored(layout: Layout, stored: NDArray[np.bool_]) -> None:
-    """Mark each stored object in a grid."""
+    """
+    Mark each stored object in a grid.
+
+    Raises
+    ------
+    OSError
+        If a folder cannot be listed, or what is in the place of one is a file.
+    """
     nested = layout.separator == "/"
     # A key is written in one way: no leading zeros, no sign.
     axes = [{str(i): i for i in range(size)} for size in stored.shape]
@@ -138,17 +144,14 @@ def mark_stored(layout: Layout, stored: NDArray[np.bool_]) -> None:
             below[[axis[name] for name in names]] = True
             return
         for name in names:
-            # A file is no folder of chunks.
-            with suppress(NotADirectoryError):
-                walk(f"{folder}/{name}", below[axis[name]])
+            walk(f"{folder}/{name}", below[axis[name]])
 
     if nested and layout.prefix:
         top = f"{layout.root}/{layout.prefix.rstrip('/')}"
         # An array without any chunk has no such folder, but a folder of its own.
         os.stat(layout.root)  # noqa: PTH116
         if os.path.lexists(top):
-            with suppress(NotADirectoryError):
-                walk(top, stored)
+            walk(top, stored)
         return
     if nested:
         walk(layout.root, stored)
@@ -194,6 +197,33 @@ def _parse_v3(metadata: dict[str, Any], dtype: np.dtype[Any]) -> tuple[Any, ...]
     chunks = tuple(sharding["chunk_shape"])
     chain = parse_codecs(list(sharding["codecs"]), dtype, chunks)
     return objects, chunks, prefix, separator, chain, shards
+
+
+def codecs_of(array: "zarr.Array[Any]") -> list[Any]:
+    """Return what encodes a chunk, in that order: codecs of zarr-python, or of numcodecs for v2."""
+    metadata = array.metadata
+    if metadata.zarr_format == 3:
+        return list(metadata.codecs)
+    return [codec for codec in (*(metadata.filters or ()), metadata.compressor) if codec]
+
+
+def sharding_of(array: "zarr.Array[Any]") -> Shards | None:
+    """Return how the shards of an array hold their chunks; None if there are none, or not known."""
+    metadata: dict[str, Any] = array.metadata.to_dict()
+    objects = array.shards or array.chunks
+    if metadata["zarr_format"] == 2:
+        return None
+    *before, sharding = metadata["codecs"]
+    if sharding["name"] != "sharding_indexed" or {codec["name"] for codec in before} - {
+        "transpose"
+    }:
+        return None
+    for codec in before:
+        objects = tuple(objects[axis] for axis in codec["configuration"]["order"])
+    try:
+        return shards_of(sharding["configuration"], objects)
+    except NotCoveredError:
+        return None
 
 
 def shards_of(sharding: dict[str, Any], objects: tuple[int, ...]) -> Shards:

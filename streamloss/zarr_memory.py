@@ -50,12 +50,13 @@ def read_bytes(
     ]
     needed = [extent.stop - extent.start for extent in _align(region, inner)]
     part: int = min(in_flight * math.prod(per_shard), math.prod(needed)) * itemsize
+    # One more is looked at by `checked_store`.
     index: int = 64 * math.prod(shard // chunk for shard, chunk in zip(chunks, inner, strict=True))
     return (
         outer
         + _stored(part)
         + part
-        + in_flight * index
+        + (in_flight + 1) * index
         + touched * 4096
         + read_bytes(list(sharding.codecs), region, inner, itemsize, in_flight * concurrency)
     )

@@ -24,6 +24,7 @@ from streamloss.file_checks import FileChecks, checks_of
 from streamloss.ome import Level, read_levels
 from streamloss.stored_volume import chunk_error, region_error
 from streamloss.volume import Region, StoredChunks, chunk_grid, split_at_chunks
+from streamloss.zarr_layout import codecs_of
 from streamloss.zarr_memory import read_bytes
 
 if TYPE_CHECKING:
@@ -45,18 +46,17 @@ class ZarrVolume:
     """The OME image that holds this array."""
     direct: DirectReader | None = None
     """Reads the files; zarr-python does where it is None."""
+    checked: Any = None
+    """The array as zarr-python is to read it, by `checked_store`."""
     held_bytes: int = 0
 
-    def __post_init__(self) -> None:
-        if self.direct is None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.checked is not None:
             from streamloss.checked_codecs import check_codecs
 
-            check_codecs(self.codecs)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # Codecs within shards are made anew.
-        self.__dict__.update(state)
-        self.__post_init__()
+            # Those within shards are made anew.
+            check_codecs(codecs_of(self.checked))
 
     @property
     def reader(self) -> str:
@@ -133,10 +133,7 @@ class ZarrVolume:
     @property
     def codecs(self) -> list[Any]:
         """What encodes a chunk, in that order: codecs of zarr-python, or of numcodecs for v2."""
-        metadata = self.array.metadata
-        if metadata.zarr_format == 3:
-            return list(metadata.codecs)
-        return [codec for codec in (*(metadata.filters or ()), metadata.compressor) if codec]
+        return codecs_of(self.array)
 
     @property
     def details(self) -> dict[str, Any]:
@@ -178,23 +175,27 @@ class ZarrVolume:
         from zarr.buffer.cpu import NDBuffer
 
         if self.checks is not None:
-            self.checks.check_shards(region)
+            self.checks.check_objects(region)
         try:
-            self.array.get_basic_selection(region, out=NDBuffer.from_numpy_array(out))
+            self.checked.get_basic_selection(region, out=NDBuffer.from_numpy_array(out))
         except Exception as error:
             raise self._explain(region, error) from error
 
     def _explain(self, region: Region, error: Exception) -> ReadError:
         """Find the first chunk of `region` that cannot be read by reading one at a time."""
-        for index, box, _ in split_at_chunks(region, self.chunks):
-            try:
-                self.array.get_basic_selection(box)
-            except Exception as cause:
-                outer = self.array.shards or self.chunks
-                key = self.array.metadata.encode_chunk_key(
-                    tuple(extent.start // size for extent, size in zip(box, outer, strict=True))
-                )
-                return chunk_error(self.name, index, key, cause)
+        outer = self.array.shards or self.chunks
+        # A shard may be refused as a whole, and none of its chunks by itself.
+        for extents in (self.chunks, outer):
+            for _, box, _ in split_at_chunks(region, extents):
+                try:
+                    self.checked.get_basic_selection(box)
+                except Exception as cause:
+                    chunk, place = (
+                        tuple(part.start // size for part, size in zip(box, sizes, strict=True))
+                        for sizes in (self.chunks, outer)
+                    )
+                    key = self.array.metadata.encode_chunk_key(place)
+                    return chunk_error(self.name, chunk, key, cause)
         return region_error(self.name, region, error)
 
     def decode_bytes(self, region: Region) -> int:
@@ -225,19 +226,25 @@ class ZarrVolume:
         """What is stored, chunks or the shards of a sharded array, keys listed once."""
         if self.direct is not None:
             return StoredChunks(self.direct.stored(), self.direct.object_shape)
+        from zarr.storage import LocalStore
+
         if not self.array.store.supports_listing:
             return None
         outer = self.array.shards or self.chunks
         grid = np.zeros(chunk_grid(self.shape, outer), np.bool_)
         encode = self.array.metadata.encode_chunk_key
-        listed = False
+        files, listed = isinstance(self.array.store, LocalStore), False
         try:
             for key in _keys(self.array):
                 listed |= key in METADATA
                 # Rather than to parse each key encoding, guess the index and encode it.
                 index = tuple(map(int, re.findall(r"[0-9]+", key)))[: grid.ndim]
-                if len(index) == grid.ndim and all(map(int.__lt__, index, grid.shape)):
-                    grid[index] |= encode(index) == key
+                if not all(map(int.__lt__, index, grid.shape)):
+                    continue
+                place = encode((*index, *(0,) * (grid.ndim - len(index))))
+                # Folders in the place of chunks, and files in that of folders, refuses who reads.
+                if key == place or (files and (key == f"{place}/" or place.startswith(f"{key}/"))):
+                    grid[index] = True
         except (OSError, NotImplementedError):
             # Some file systems of fsspec say that they list, and raise.
             return None
@@ -279,7 +286,7 @@ def level_shapes(image: "zarr.Group", levels: tuple[Level, ...]) -> list[dict[st
 
 
 def _keys(array: "zarr.Array[Any]") -> Iterator[str]:
-    """Yield the keys below an array, relative to it."""
+    """Yield the keys below an array, relative to it, of folders with a slash at the end."""
     from zarr.core.sync import collect_aiterator
     from zarr.storage import LocalStore
 
@@ -293,11 +300,12 @@ def _keys(array: "zarr.Array[Any]") -> Iterator[str]:
 
 
 def _files(folder: Path, prefix: str, depth: int) -> Iterator[str]:
-    """Yield the files below a folder, at most so many folders deep, those of links too."""
+    """Yield files and folders below a folder, at most so many folders deep, those of links too."""
     # LocalStore.list_prefix asks for the status of each file.
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
+                yield f"{prefix}{entry.name}/"
                 if depth > 1:
                     yield from _files(folder / entry.name, f"{prefix}{entry.name}/", depth - 1)
                 continue

@@ -368,10 +368,6 @@ def test_other_files_are_no_chunks(tmp_path, separator):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"no chunk")
     assert not open_direct(array).stored().any()
-    # Nor are files in place of folders.
-    if separator == "/":
-        shutil.rmtree(tmp_path / "0")
-        (tmp_path / "0").write_bytes(b"no folder of chunks")
     assert (read(open_direct(array), everything(array), "u1") == array.fill_value).all()
 
 

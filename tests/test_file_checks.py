@@ -1,6 +1,11 @@
 """What zarr-python and TensorStore overlook in the files of an array is refused all the same."""
 
 import importlib.util
+import itertools
+import os
+import shutil
+import socket
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +20,17 @@ from zarr.codecs import (
     Crc32cCodec,
     GzipCodec,
     ShardingCodec,
+    TransposeCodec,
     ZstdCodec,
 )
+from zarr.core.buffer.cpu import Buffer
+from zarr.storage import LocalStore, MemoryStore, StorePath
 
 from streamloss.errors import ReadError
+from streamloss.scoring import score
 from streamloss.shard_index import ShardIndexes
 from streamloss.stores import open_volume
-from tests.store_suite import CHUNKS, DAMAGES, read, voxels
+from tests.store_suite import CHUNKS, DAMAGES, counts, read, voxels
 
 needs_tensorstore = pytest.mark.skipif(
     importlib.util.find_spec("tensorstore") is None, reason="tensorstore is not installed"
@@ -46,7 +55,12 @@ CODECS: dict[str, dict[str, Any]] = {
     "crc32c": {"compressors": Crc32cCodec()},
     "zstd, crc32c": {"compressors": [ZstdCodec(), Crc32cCodec()]},
     "crc32c, zstd": {"compressors": [Crc32cCodec(), ZstdCodec()]},
+    "gzip, zstd": {"compressors": [GzipCodec(level=1), ZstdCodec()]},
+    "zstd, gzip": {"compressors": [ZstdCodec(), GzipCodec(level=1)]},
+    "gzip, crc32c": {"compressors": [GzipCodec(level=1), Crc32cCodec()]},
+    "zstd, blosc": {"compressors": [ZstdCodec(), BloscCodec(typesize=1)]},
     "shards": sharding(),
+    "shards of gzip, zstd": sharding(inner=GzipCodec(level=1), outer=ZstdCodec()),
     "shards of zstd": sharding(codec=ZstdCodec()),
     "shards of gzip": sharding(codec=GzipCodec(level=1)),
     "shards of blosc": sharding(codec=BloscCodec(typesize=2, shuffle="shuffle")),
@@ -202,9 +216,182 @@ def test_a_shard_ends_where_its_last_chunk_or_its_index_does(tmp_path, reader, s
             read(volume)
 
 
+@pytest.mark.parametrize("checksum", [False, True])
+@pytest.mark.parametrize("start", [False, True])
+def test_a_shard_in_any_store_ends_where_its_chunks_or_its_index_do(tmp_path, start, checksum):
+    expected = sharded(tmp_path, start=start, checksum=checksum)[...]
+    whole = (tmp_path / "c/0/0").read_bytes()
+    kind = {"start": start, "checksum": checksum}
+    store = MemoryStore()
+    store._store_dict["zarr.json"] = Buffer.from_bytes((tmp_path / "zarr.json").read_bytes())
+    volume = open_volume(zarr.open_array(store), role="truth")
+    assert (read(volume) == 0).all()
+    for good in (whole, shard(b"", [-1] * 4, **kind)):
+        store._store_dict["c/0/0"] = Buffer.from_bytes(good)
+        assert (read(volume) == (expected if good == whole else 0)).all()
+    for bad in (
+        b"",
+        whole[:-1],
+        whole[:10],
+        whole + whole,
+        whole + b"1",
+        b"\xff" * len(whole),
+        shard(b"of no use", [-1] * 4, **kind),
+    ):
+        store._store_dict["c/0/0"] = Buffer.from_bytes(bad)
+        with pytest.raises(ReadError, match=r"chunk \(., 0\) of 'memory:/', stored under 'c/0/0'"):
+            read(volume)
+    for bad in (b"", whole[:10], b"\xff" * len(whole)):
+        store._store_dict["c/0/0"] = Buffer.from_bytes(bad)
+        with pytest.raises(ReadError, match=r"chunk \(2, 0\) of .* under 'c/0/0': "):
+            read(volume, (slice(5, 7), slice(2, 3)))
+    store._store_dict["c/0/0"] = Buffer.from_bytes(shard(b"", [-1] * 4, **kind))
+    assert not read(volume, (slice(5, 7), slice(2, 3))).any()
+
+
+@pytest.mark.filterwarnings("ignore:Combining a `sharding_indexed` codec")
+@pytest.mark.parametrize("checksum", [False, True])
+@pytest.mark.parametrize("reader", READERS[1:])
+def test_a_shard_under_a_transpose_ends_where_its_index_does(tmp_path, reader, checksum):
+    index_codecs = [BytesCodec(), *[Crc32cCodec()] * checksum]
+    codec = ShardingCodec(chunk_shape=(2, 2), codecs=[BytesCodec()], index_codecs=index_codecs)
+    zarr.create_array(
+        tmp_path,
+        data=np.arange(48, dtype="u1").reshape(8, 6),
+        chunks=(8, 6),
+        filters=[TransposeCodec(order=(1, 0))],
+        serializer=codec,
+        compressors=None,
+    )
+    volume = open_volume(tmp_path, role="truth", reader=reader)
+    assert (read(volume).ravel() == np.arange(48)).all()
+    path = tmp_path / "c/0/0"
+    whole = path.read_bytes()
+    for bad in (b"", whole[:-1], whole + whole, b"\xff" * len(whole)):
+        path.write_bytes(bad)
+        with pytest.raises(ReadError, match=r"chunk \(0, 0\) of .* stored under 'c/0/0': "):
+            read(volume)
+
+
+def test_an_empty_shard_in_a_zip_file_is_an_error_not_fill(tmp_path):
+    truth = np.ones((16, 8), "u1")
+    zarr.create_array(tmp_path / "a", data=truth, chunks=(4, 4), shards=(8, 8))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.write(tmp_path / "a/zarr.json", "zarr.json")
+        file.write(tmp_path / "a/c/0/0", "c/0/0")
+        file.writestr("c/1/0", b"")
+    with pytest.raises(ReadError, match=r"chunk \(2, 0\) of .* under 'c/1/0': it is empty"):
+        score(truth, tmp_path / "a.zip", metrics="accuracy", classes=[0, 1], missing="error")
+
+
+def test_codecs_of_an_array_that_is_given_stay_as_they_are():
+    for version, codec in ((2, numcodecs.GZip(1)), (3, GzipCodec(level=1))):
+        array = zarr.create_array(
+            MemoryStore(), data=voxels(), chunks=CHUNKS, compressors=codec, zarr_format=version
+        )
+        assert (read(open_volume(array, role="truth")) == voxels()).all()
+        (kept,) = array.compressors
+        assert type(getattr(kept, "_gzip_codec", kept)) is numcodecs.GZip
+
+
+PLACES: dict[str, dict[str, Any]] = {
+    "bz2 of v2": {"compressors": numcodecs.BZ2(1), "zarr_format": 2},
+    "plain": {"compressors": None},
+    "blosc": {"compressors": BloscCodec()},
+    "zstd": {"compressors": ZstdCodec()},
+    "shards": {"shards": (5, 8, 6)},
+}
+
+
+@pytest.mark.parametrize("what", ["folder", "pipe", "socket", "link to nowhere", "empty file"])
+@pytest.mark.parametrize("codec", PLACES)
+@pytest.mark.parametrize("reader", ["auto", *READERS[1:]])
+def test_what_is_no_chunk_in_the_place_of_one_is_an_error_not_fill(
+    tmp_path, monkeypatch, reader, codec, what
+):
+    zarr.create_array(tmp_path / "a", data=voxels(), chunks=CHUNKS, **PLACES[codec])
+    volume = open_volume(tmp_path / "a", role="truth", reader=reader)
+    path = tmp_path / "a" / ("2.2.2" if "v2" in codec else "c/2/2/2")
+    path.unlink()
+    if what == "folder":
+        path.mkdir()
+        assert counts(volume) == (27, 27)
+    elif what == "pipe":
+        os.mkfifo(path)
+    elif what == "socket":
+        # A longer path than this takes cannot be bound.
+        monkeypatch.chdir(path.parent)
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(path.name)
+    elif what == "link to nowhere":
+        path.symlink_to("annex")
+    else:
+        path.write_bytes(b"")
+    with pytest.raises(ReadError, match=r"chunk \(2, 2, 2\) of"):
+        read(volume)
+
+
+@pytest.mark.parametrize("at", ["c", "c/1", "c/1/2"])
 @pytest.mark.parametrize("reader", READERS)
-def test_an_index_is_read_once_however_many_chunks_are(tmp_path, reader, monkeypatch):
-    zarr.create_array(tmp_path, data=voxels(), chunks=CHUNKS, shards=(15, 24, 18))
+def test_a_file_in_the_place_of_a_folder_of_chunks_is_an_error_not_fill(tmp_path, reader, at):
+    array = zarr.create_array(tmp_path / "a", data=voxels(), chunks=CHUNKS)
+    # Neither a chunk nor a folder of them.
+    for name in ("c/3", "c/1/01", "c/1/2.partial", "d"):
+        (tmp_path / "a" / name).write_bytes(b"no chunk")
+    volume = open_volume(tmp_path / "a", role="truth", reader=reader)
+    assert (read(volume) == array[...]).all()
+    assert counts(volume) == (27, 27)
+    shutil.rmtree(tmp_path / "a" / at)
+    (tmp_path / "a" / at).write_bytes(b"no folder")
+    volume = open_volume(tmp_path / "a", role="truth", reader=reader)
+    if reader != "direct":
+        assert counts(volume) == (27, 27)
+    with pytest.raises(ReadError, match=r"chunks? .*a'.*: NotADirectoryError"):
+        read(volume)
+
+
+SOURCES = ["path", "array", "store", "place in a store"]
+
+
+@pytest.mark.parametrize(
+    ("reader", "source"),
+    [
+        *itertools.product(["auto", "zarr"], SOURCES),
+        pytest.param("tensorstore", "path", marks=needs_tensorstore),
+    ],
+)
+@pytest.mark.parametrize("damage", [False, True])
+def test_files_are_those_of_the_folder_the_array_was_opened_in(
+    tmp_path, monkeypatch, reader, source, damage
+):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    zarr.create_array(
+        "g/a", data=voxels(), chunks=CHUNKS, zarr_format=2, compressors=numcodecs.BZ2(1)
+    )
+    sources = {
+        "path": "g/a",
+        "array": zarr.open_array("g/a", mode="r"),
+        "store": LocalStore("g/a", read_only=True),
+        "place in a store": StorePath(LocalStore("g", read_only=True), "a"),
+    }
+    volume = open_volume(sources[source], role="truth", reader=reader)
+    monkeypatch.chdir("elsewhere")
+    assert counts(volume) == (27, 27)
+    if damage:
+        (tmp_path / "g/a/2.2.2").write_bytes(b"")
+        with pytest.raises(ReadError, match=r"chunk \(2, 2, 2\)"):
+            read(volume)
+    else:
+        assert (read(volume) == voxels()).all()
+
+
+# One shard; more than a thread keeps the indexes of, for which `direct` reads them again.
+@pytest.mark.parametrize("extent", [(15, 24, 18), (5, 16, 6)])
+@pytest.mark.parametrize("reader", READERS)
+def test_an_index_is_read_once_however_many_chunks_are(tmp_path, reader, extent, monkeypatch):
+    zarr.create_array(tmp_path, data=voxels(), chunks=CHUNKS, shards=extent)
+    shards = 1 if extent == (15, 24, 18) else 18
     volume = open_volume(tmp_path, role="truth", reader=reader)
     indexes: list[int] = []
     read_index = ShardIndexes._read
@@ -214,9 +401,12 @@ def test_an_index_is_read_once_however_many_chunks_are(tmp_path, reader, monkeyp
         return read_index(self, file, size)
 
     monkeypatch.setattr(ShardIndexes, "_read", counted)
-    for _ in range(3):
-        read(volume)
-    assert len(indexes) == 1
+    read(volume)
+    assert len(indexes) == shards
+    if reader == "zarr" or shards == 1:
+        for _ in range(3):
+            read(volume)
+        assert len(indexes) == shards
 
 
 @pytest.mark.parametrize("reader", ["zarr", pytest.param("tensorstore", marks=needs_tensorstore)])

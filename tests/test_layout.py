@@ -1,6 +1,11 @@
 """Imports flow one way: a module uses only those that stand before it here."""
 
 import ast
+import itertools
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -44,6 +49,7 @@ ORDER = [
     "checked_codecs",
     "zarr_layout",
     "shard_index",
+    "checked_store",
     "direct",
     "file_checks",
     "ome",
@@ -115,3 +121,20 @@ def test_imports_flow_one_way(path):
                 continue
             assert ORDER.index(other) < ORDER.index(here), f"{here} imports {other}"
             assert other in ALLOWED.get(here, ORDER), f"{here} imports {other}"
+
+
+def test_packages_that_are_imported_are_declared():
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    wanted = itertools.chain(project["dependencies"], *project["optional-dependencies"].values())
+    declared = {re.match(r"[\w-]+", entry)[0] for entry in wanted}
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(node.module.partition(".")[0])
+    distributions = packages_distributions()
+    # Numba tells which version of llvmlite it needs.
+    for name in found - {"streamloss", "llvmlite"} - sys.stdlib_module_names:
+        assert declared & set(distributions.get(name, [name])), f"{name} is not declared"

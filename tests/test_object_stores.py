@@ -131,6 +131,18 @@ def test_an_object_that_is_cut_short_is_named(bucket):
         sl.score("s3://bucket/v.zarr", voxels(), kind="values", metrics="mse")
 
 
+@pytest.mark.parametrize("stop", [8, 16])
+def test_an_empty_shard_is_named(bucket, stop):
+    zarr.create_array(
+        place(bucket, "v.zarr"), data=voxels(), chunks=CHUNKS, shards=(10, 16, 12), fill_value=3
+    )
+    obstore.put(bucket, "v.zarr/c/0/0/0", b"")
+    volume = open_volume("s3://bucket/v.zarr", role="truth")
+    # A part of the shard, and all of it.
+    with pytest.raises(ReadError, match=r"chunk \(0, 0, 0\) of 's3://bucket/v.zarr'.*'c/0/0/0'"):
+        read(volume, (slice(0, 10), slice(0, stop), slice(0, 12)))
+
+
 def test_a_url_without_data_is_named(bucket):
     with pytest.raises(
         InvalidInputError, match=r"'s3://bucket/void\.zarr' does not exist or holds"

@@ -286,3 +286,24 @@ def test_scores_are_those_of_the_same_arrays_in_memory(tmp_path):
     found = sl.score(tmp_path / "n5", tmp_path / "pre", classes=4, spacing=[1, 1, 1])
     assert found["dice"] == expected["dice"]
     assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("kind", ["array", "group", "store", "place in a store"])
+def test_open_objects_of_zarr_python_are_refused(tmp_path, kind):
+    group = zarr.create_group(tmp_path)
+    array = group.create_array("a", data=voxels(), chunks=CHUNKS)
+    source = {
+        "array": array,
+        "group": group,
+        "store": group.store,
+        "place in a store": array.store_path,
+    }[kind]
+    with pytest.raises(InvalidInputError, match=r"truth '.*' is an open .* pass its path or URL"):
+        open_volume(source, role="truth", reader="tensorstore")
+
+
+def test_an_array_without_axes_is_refused_as_by_other_readers(tmp_path):
+    zarr.create_array(tmp_path, shape=(), dtype="u1")
+    for reader in ("zarr", "tensorstore"):
+        with pytest.raises(InvalidInputError, match=r"truth has shape \(\): expected an array of"):
+            sl.score(tmp_path, tmp_path, reader=reader)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from streamloss.errors import InvalidInputError
 from streamloss.stored_volume import refuse_levels, region_error
+from streamloss.stores import zarr as zarr_store
 from streamloss.volume import Region, StoredChunks, touched_chunks
 
 READERS = ()
@@ -28,8 +29,13 @@ _KINDS = {
 
 
 def matches(source: Any) -> bool:
-    """Tell whether `source` is an object with a shape, an element type and slicing."""
-    return all(hasattr(source, name) for name in ("shape", "dtype", "__getitem__"))
+    """Tell whether `source` is an object with a shape, an element type and slicing.
+
+    Those of zarr-python are none: nothing would look at what their chunks are.
+    """
+    return not zarr_store.matches(source) and all(
+        hasattr(source, name) for name in ("shape", "dtype", "__getitem__")
+    )
 
 
 def open(source: Any, *, level: int, reader: str) -> "ArrayVolume":  # noqa: A001

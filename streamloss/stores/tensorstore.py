@@ -46,10 +46,15 @@ _UNITS = {
 
 
 def matches(source: Any) -> bool:
-    """Tell whether `source` is a URL, or a folder of N5, precomputed or Zarr data."""
+    """Tell whether `source` is a URL, or a folder of N5, precomputed or Zarr data.
+
+    Also if it is an object of zarr-python, which `open` refuses.
+    """
     if isinstance(source, str):
         return True
-    if not (isinstance(source, Path) and source.is_dir()):
+    if not isinstance(source, Path):
+        return zarr_store.matches(source)
+    if not source.is_dir():
         return False
     return (
         any((source / name).is_file() for name in ("attributes.json", "s0/attributes.json"))
@@ -76,8 +81,14 @@ def open(source: Any, *, level: int, reader: str) -> "TensorStoreVolume":  # noq
     Raises
     ------
     InvalidInputError
-        If the package is not installed, or there is no such volume or level.
+        If the package is not installed, there is no such volume or level, or it is an object
+        of zarr-python.
     """
+    if not isinstance(source, str | Path):
+        raise InvalidInputError(
+            f"{str(source)!r} is an open object of zarr-python, which TensorStore cannot read; "
+            "pass its path or URL instead"
+        )
     ts = _import()
     name = str(source)
     scheme = next((prefix for prefix in _SCHEMES if name.startswith(prefix)), "")
@@ -144,16 +155,20 @@ class TensorStoreVolume(StoredVolume):
         ts = _import()
         pending: deque[tuple[tuple[int, ...], Any]] = deque()
         checks = None if self.facts is None else self.facts.checks
-        if checks is not None:
-            checks.check_shards(region)
+        objects = self.chunks if checks is None else checks.objects
         try:
-            for index, box, place in split_at_chunks(region, self.chunks):
-                if len(pending) == _IN_FLIGHT:
-                    self._finish(*pending.popleft())
+            # Shard by shard, so that an index is read once.
+            for _, part, within in split_at_chunks(region, objects):
                 if checks is not None:
-                    checks.check_chunk(index)
-                # Decodes into `out`; `read` would return a new array.
-                pending.append((index, ts.array(out[place]).write(self.opened[box]).commit))
+                    checks.check_objects(part)
+                for index, box, place in split_at_chunks(part, self.chunks):
+                    if len(pending) == _IN_FLIGHT:
+                        self._finish(*pending.popleft())
+                    if checks is not None:
+                        checks.check_chunk(index)
+                    # Decodes into `out`; `read` would return a new array.
+                    target = ts.array(out[within][place])
+                    pending.append((index, target.write(self.opened[box]).commit))
             while pending:
                 self._finish(*pending.popleft())
         finally:
@@ -302,7 +317,8 @@ def _volume(
         name=name,
         shape=tuple(store.shape),
         dtype=dtype,
-        chunks=tuple(store.chunk_layout.read_chunk.shape),
+        # None of an array without axes.
+        chunks=tuple(store.chunk_layout.read_chunk.shape or ()),
         fill_value=dtype.type(0) if facts is None else facts.fill_value,
         spacing=spacing if facts is None else facts.spacing,
         unit=(unit if spacing is not None else None) if facts is None else facts.unit,

@@ -77,18 +77,18 @@ def open(  # noqa: A001
             volume = _open_group(node, name, level)
         else:
             volume = _open_array(node, name, level)
-    return volume if reader == "zarr" else _with_direct(volume, reader)
+        direct = None if reader == "zarr" else open_direct(volume.array, volume.name)
+        if direct is not None:
+            return replace(volume, direct=direct)
+        if reader == "direct":
+            raise InvalidInputError(
+                f"{volume.name!r} cannot be read directly: its store, codecs or key encoding are "
+                'not covered; pass reader="auto" to leave it to zarr-python'
+            )
+        from streamloss.checked_store import absolute_array, checked_array
 
-
-def _with_direct(volume: ZarrVolume, reader: str) -> ZarrVolume:
-    """Read a volume's files directly if possible."""
-    direct = open_direct(volume.array, volume.name)
-    if direct is None and reader == "direct":
-        raise InvalidInputError(
-            f"{volume.name!r} cannot be read directly: its store, codecs or key encoding are "
-            'not covered; pass reader="auto" to leave it to zarr-python'
-        )
-    return replace(volume, direct=direct)
+        array = absolute_array(volume.array)
+        return replace(volume, array=array, checked=checked_array(array))
 
 
 def _open_node(source: Any, path: str, name: str) -> "zarr.Array[Any] | zarr.Group":
