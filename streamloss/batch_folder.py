@@ -184,19 +184,13 @@ class BatchFolder:
             return
         path = self.root / f"failures-{shard.replace('/', '-of-')}.json"
         self._write_failures(path, failures)
-        if everything.exists():
-            # What failed in an earlier run of all may be finished now.
-            before = [
-                Failure(**row) for row in json.loads(everything.read_text("utf-8"))["failures"]
-            ]
-            self._write_failures(
-                everything,
-                [
-                    failure
-                    for failure in before
-                    if not self._place(failure.model, failure.case).exists()
-                ],
-            )
+        # What failed in an earlier run of all may be finished now. A record that is cut must not
+        # end a run whose work is done.
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            rows = json.loads(everything.read_text("utf-8"))["failures"]
+            before = [Failure(**row) for row in rows]
+            left = [one for one in before if not self._place(one.model, one.case).exists()]
+            self._write_failures(everything, left)
 
     def _write_failures(self, path: Path, failures: Sequence[Failure]) -> None:
         plain = {"schema": exports.SCHEMA, "failures": [vars(failure) for failure in failures]}

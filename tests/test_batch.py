@@ -1112,6 +1112,14 @@ def test_shards_take_what_they_finished_from_the_failures_of_all(folders):
     assert [failure["case"] for failure in failures] == ["d"]
 
 
+def test_a_record_of_failures_that_is_cut_does_not_end_a_shard(folders):
+    Path("out/cases").mkdir(parents=True)
+    Path("out/failures.json").write_text('{"schema"')
+    sl.batch(find(), output="out", metrics="dice", shard="0/2")
+    assert Path("out/scores.csv").exists()
+    assert json.loads(Path("out/failures-0-of-2.json").read_text())["failures"] == []
+
+
 def test_processes_start_before_fingerprints_are_taken(folders, monkeypatch):
     """They import for as long as a hundred cases take."""
     at_work = []
