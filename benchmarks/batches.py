@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
@@ -51,6 +52,13 @@ others = max(child - baseline, 0) * (request["workers"] - 1)
 print(json.dumps({"seconds": seconds, "peak": peak() - baseline + others}))
 """
 
+# What a second process has to do before it scores its first case, and that case.
+FIRST_CASE = """
+import sys
+import streamloss as sl
+sl.score(*sys.argv[1:], metrics="dice", classes=4, workers=1)
+"""
+
 
 def measure(data: Path, threads: int, rounds: int) -> list[dict[str, Any]]:
     """Return a row for each batch and number of workers, their runs interleaved."""
@@ -60,6 +68,7 @@ def measure(data: Path, threads: int, rounds: int) -> list[dict[str, Any]]:
         numbers = sorted({1, threads})
         runs: dict[int, list[dict[str, Any]]] = {workers: [] for workers in numbers}
         apart: list[float] = []
+        start: list[float] = []
         # The first compiles, if the kernel cache is cold.
         _run(cases[:1], 1)
         for _ in range(rounds):
@@ -67,12 +76,14 @@ def measure(data: Path, threads: int, rounds: int) -> list[dict[str, Any]]:
                 runs[workers].append(_run(cases, workers))
             if count % threads == 0:
                 apart.append(_seconds_apart([cases[first::threads] for first in range(threads)]))
+                start.append(_seconds_to_start(cases[0]))
         rows += [
             {
                 "name": f"{count} × {size}³",
                 "workers": workers,
                 "seconds": [run["seconds"] for run in found],
                 "seconds_apart": apart,
+                "seconds_to_start": start,
                 "peak_bytes": [run["peak"] for run in found],
                 "max_memory": MAX_MEMORY,
             }
@@ -88,6 +99,14 @@ def _seconds_apart(shares: list[list[dict[str, str]]]) -> float:
     """
     with ThreadPoolExecutor(len(shares)) as pool:
         return max(run["seconds"] for run in pool.map(_run, shares, repeat(1)))
+
+
+def _seconds_to_start(case: dict[str, str]) -> float:
+    """Return how long a new process takes until it has scored a case."""
+    started = time.perf_counter()
+    arguments = [sys.executable, "-c", FIRST_CASE, case["truth"], case["prediction"]]
+    subprocess.run(arguments, env=ENVIRONMENT, check=True)
+    return time.perf_counter() - started
 
 
 def _cases(data: Path, count: int, size: int) -> list[dict[str, str]]:

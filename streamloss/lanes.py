@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from errno import ENAMETOOLONG
 from importlib import import_module
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple, Self
 
 from streamloss.batch_folder import BatchFolder
@@ -30,6 +31,11 @@ from streamloss.study import SavedCase
 # Seconds between two looks at what lanes have done. To be woken by each case would take the
 # interpreter's lock away from the lane beside, which many small cases feel.
 _LOOK = 0.01
+# Cases that wait in a process beside the one it scores, and what they may take of the pipe, the
+# least that holds (on macOS): to wait for room there, while the process waits until its answer
+# is read, would be for ever.
+_AHEAD = 8
+_PIPE_BYTES = 8192
 # How often in a row a process may be killed before it can score anything.
 _ATTEMPTS = 3
 # Seconds until a process is killed that does not end when it is told to.
@@ -213,14 +219,16 @@ def run_lanes(
         left = len(cases)
         while left:
             for child in children:
-                came = list(child.received())
-                outcomes.extend(came)
-                # As many more as it finished since the last look, and one. Not the last ones:
-                # lanes are to end together.
-                wanted = 1 + (max(len(came), 1) if len(waiting) > 2 * lanes else 0)
+                outcomes.extend(child.received())
+                # Some wait there, so that it need not wait for the next look, but ever fewer
+                # towards the end: lanes are to end together.
+                ahead = min(_AHEAD, len(waiting) // (2 * lanes))
                 with suppress(IndexError):
-                    while len(child.sent) < wanted:
-                        child.send(waiting.popleft())
+                    while len(child.sent) <= ahead:
+                        case = waiting.popleft()
+                        if not child.send(case):
+                            waiting.appendleft(case)
+                            break
             while outcomes:
                 outcome = outcomes.popleft()
                 if isinstance(outcome, BaseException):
@@ -242,7 +250,8 @@ class _Child:
     """A process that scores the cases it is sent, in turn; started anew if one kills it."""
 
     def __init__(self) -> None:
-        self.sent: deque[Waiting] = deque()
+        # Cases and how they travel, the one first that is scored now.
+        self.sent: deque[tuple[Case, bytes]] = deque()
         self._work: Work | None = None
         self._starts = 0
         self._start()
@@ -275,11 +284,19 @@ class _Child:
         except Exception as error:
             raise InvalidInputError(f"options cannot be sent to processes: {error}") from None
 
-    def send(self, waiting: Waiting) -> None:
-        """Let a case be scored after those that were sent before."""
-        self.sent.append(waiting)
+    def send(self, waiting: Waiting) -> bool:
+        """Let a case be scored after those that were sent before; return False if it must wait."""
+        message = bytes(ForkingPickler.dumps(waiting))
+        if self.sent and sum(len(other) for _, other in self.sent) + len(message) > _PIPE_BYTES:
+            return False
+        self.sent.append((waiting.case, message))
+        self._send(message)
+        return True
+
+    def _send(self, message: bytes) -> None:
+        # If the process has died, `received` tells.
         with suppress(OSError):
-            self._connection.send(waiting)
+            self._connection.send_bytes(message)
 
     def received(self) -> Iterator[Outcome]:
         """Yield how those of the sent cases went that are done by now.
@@ -312,19 +329,17 @@ class _Child:
         code = self._process.exitcode or 0
         assert self._work is not None, "cases are sent to a process that knows its work"
         if self._starts == 0:
-            case = self.sent.popleft().case
+            case, _ = self.sent.popleft()
             reason = f"the process that scored it ended with exit code {code}"
             saved = self._work.folder.saved(case)
             yield Outcome(case, saved, "" if saved else reason)
         elif code >= 0 or self._starts == _ATTEMPTS:
             # What it said itself went to stderr; to start it again would end alike.
             raise WorkerError(_UNSTARTED.format(code))
-        others = list(self.sent)
-        self.sent.clear()
         self._start()
         self.begin(self._work)
-        for other in others:
-            self.send(other)
+        for _, message in self.sent:
+            self._send(message)
 
     def stop(self) -> None:
         """End the process, whatever it does."""

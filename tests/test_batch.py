@@ -942,6 +942,19 @@ def test_a_process_that_dies_fails_its_case_alone():
     assert [outcome.case for outcome in outcomes] == cases
 
 
+def test_no_pipe_fills_from_both_ends():
+    """The process would wait for its answer to be read, and who reads it for room for a case."""
+    cases = [sl.Case(name, "no.zarr", "no.zarr", group=300_000 * "g") for name in "abc"]
+    with lanes.Helpers() as helpers:
+        (child,) = helpers.start(1)
+        child.begin(WORK)
+        for case in cases:
+            # The first always travels: nothing is to be answered before it.
+            assert child.send(lanes.Waiting(case, {}))
+            assert not child.send(lanes.Waiting(case, {}))
+            assert [outcome.case for outcome in outcomes_of(child, 1)] == [case]
+
+
 def test_a_process_ends_in_silence_where_nobody_waits_for_its_answer():
     """A parent that is killed closes the pipe."""
     child = lanes._Child()
