@@ -18,8 +18,9 @@ from typing import Any
 from benchmarks.data import Pair, build
 
 MAX_MEMORY = 512 * 2**20
-# Cases and voxels along each axis: many small ones, some of middling size, few large ones.
-BATCHES = ((2048, 64), (384, 256), (3, 512))
+# Cases and voxels along each axis: many small ones, hundreds and scores of larger ones, and few
+# that are each scored by all workers. Shorter batches would measure the noise of the machine.
+BATCHES = ((2048, 64), (384, 256), (96, 512), (3, 1024))
 
 # Python keeps the bytecode of what it imports, as it does where nobody forbids that: each process
 # of a batch would else compile this package anew.
