@@ -57,7 +57,7 @@ def main() -> None:
         "scale": lambda: parts.scale_sweep(data, sizes, 3),
         "sparse": lambda: parts.sparse_volumes(data, sizes[-1], threads, 3),
         "batch": lambda: parts.batches(data, threads, rounds),
-        "huge": lambda: parts.huge_volumes(data, 2 * size, threads, rounds),
+        "huge": lambda: parts.huge_volumes(data, 4 * size, threads, rounds),
     }
     for name in options.part or PARTS:
         results[name] = measure[name]()

@@ -254,16 +254,11 @@ def _huge_figures(huge: dict[str, Any]) -> list[Figure]:
         Figure(f"merging {row['states']:,} states, {row['name']}", row["seconds"], 5.0, True, " s")
         for row in huge.get("merging", [])
     ]
-    rows += [
-        Figure(
-            f"what a checkpoint adds to {row['name']}",
-            [100 * (ratio - 1) for ratio in row["ratios"]],
-            3.0,
-            True,
-            " %",
-        )
-        for row in huge.get("checkpoints", [])
-    ]
+    for row in huge.get("checkpoints", []):
+        text = f"what a checkpoint adds to {row['name']}, saved {median(row['saves']):g} times"
+        # A run that ends before the first save tells nothing.
+        added = [100 * part for part in row["parts"]] if min(row["saves"]) else []
+        rows.append(Figure(text, added, 3.0, True, " %"))
     return rows + [
         Figure(f"Dask processes ÷ threads, {row['name']}", row["ratios"], 1.25, True)
         for row in huge.get("dask", [])

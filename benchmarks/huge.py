@@ -9,10 +9,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import streamloss
 from benchmarks import ours
 from benchmarks.data import Pair, build
+from streamloss import scoring
+from streamloss.checkpoint import Savepoint
 
 STATES = 1000
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -43,23 +46,52 @@ def merging(data: Path, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def checkpoints(data: Path, size: int, threads: int, rounds: int) -> list[dict[str, Any]]:
-    """Return what saving a checkpoint adds to a run."""
+def checkpoints(data: Path, size: int, rounds: int) -> list[dict[str, Any]]:
+    """Return what a checkpoint takes of runs of one worker, and their times without and with it.
+
+    Its part of a run is measured within the run, where machines that are now faster, now slower
+    do not show: the time of saving and of looking at the files that the sum is of.
+    """
     rows = []
     for kind, options in _OPTIONS.items():
-        # Probabilities have four times the bytes, and take five times as long.
-        pair = Pair(kind, size if kind == "labels" else 512, 128)
-        run = partial(streamloss.score, **build(pair, data), workers=threads, **options)
+        # Probabilities take five times as long.
+        pair = Pair(kind, size if kind == "labels" else size // 2, 128)
+        run = partial(streamloss.score, **build(pair, data), workers=1, **options)
+        saves: list[int] = []
+        parts: list[float] = []
         with tempfile.TemporaryDirectory(dir=data) as folder:
-            fresh = iter(range(10**6))
-
-            def saved(
-                run: Callable[..., Any] = run, folder: str = folder, fresh: Any = fresh
-            ) -> Any:
-                return run(checkpoint=Path(folder) / str(next(fresh)))
-
-            rows.append({"name": pair.name, **_in_turn(run, saved, rounds)})
+            saved = partial(_run_with_checkpoint, run, Path(folder), saves, parts)
+            row = _in_turn(run, saved, rounds)
+        rows.append({"name": pair.name, **row, "saves": saves, "parts": parts})
     return rows
+
+
+def _run_with_checkpoint(
+    run: Callable[..., Any], folder: Path, saves: list[int], parts: list[float]
+) -> Any:
+    """Run with a checkpoint that is not there yet; note how often it was saved, and its part."""
+    spent = 0.0
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **options: Any) -> Any:
+            nonlocal spent
+            started = time.perf_counter()
+            try:
+                return function(*arguments, **options)
+            finally:
+                spent += time.perf_counter() - started
+
+        return called
+
+    started = time.perf_counter()
+    with (
+        patch.object(Savepoint, "save", autospec=True, side_effect=timed(Savepoint.save)) as save,
+        patch.object(scoring, "origin_of", timed(scoring.origin_of)),
+    ):
+        result = run(checkpoint=folder / str(len(saves)))
+    saves.append(save.call_count)
+    parts.append(spent / (time.perf_counter() - started - spent))
+    return result
 
 
 def dask(data: Path, size: int, threads: int, rounds: int) -> list[dict[str, Any]]:

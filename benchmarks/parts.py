@@ -103,7 +103,7 @@ def huge_volumes(data: Path, size: int, threads: int, rounds: int) -> dict[str, 
     log("huge volumes: merging, checkpoints, Dask")
     return {
         "merging": huge.merging(data, rounds),
-        "checkpoints": huge.checkpoints(data, size, threads, rounds),
+        "checkpoints": huge.checkpoints(data, size, rounds),
         "dask": huge.dask(data, 512, threads, rounds),
     }
 
