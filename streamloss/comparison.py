@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from streamloss.errors import InvalidInputError
 from streamloss.extras import require
-from streamloss.study import RESAMPLES, SavedCase, Study, bootstrap_interval, higher_is_better, mean
+from streamloss.study import (
+    RESAMPLES,
+    SavedCase,
+    Study,
+    bootstrap_intervals,
+    higher_is_better,
+    mean,
+)
 
 
 @dataclass(frozen=True)
@@ -159,14 +166,17 @@ def compare(
     }  # fmt: skip
     tested = {metric: _signed_rank(_defined(values[metric])) for metric in wanted}
     corrected = holm(tested)
+    defined = [_defined(values[metric]) for metric in wanted]
+    intervals = bootstrap_intervals([b - a for a, b in defined], confidence, resamples, seed)
     differences = tuple(
         _difference(
             metric,
-            values[metric],
+            pairs,
+            len(names) - pairs.shape[1],
             (tested[metric], corrected[metric]),
-            (confidence, resamples, seed),
+            interval,
         )
-        for metric in wanted
+        for metric, pairs, interval in zip(wanted, defined, intervals, strict=True)
     )
     return Comparison(first.models[0], second.models[0], differences, tuple(unmatched))
 
@@ -242,19 +252,18 @@ def _signed_rank(pairs: NDArray[np.float64]) -> float:
 
 def _difference(
     metric: str,
-    pairs: NDArray[np.float64],
+    defined: NDArray[np.float64],
+    undefined: int,
     p: tuple[float, float],
-    bootstrap: tuple[float, int, int],
+    interval: tuple[float, float],
 ) -> Difference:
-    defined = _defined(pairs)
     n = defined.shape[1]
-    undefined = pairs.shape[1] - n
     nan = math.nan
     if n == 0:
         return Difference(metric, 0, undefined, nan, nan, nan, nan, nan, nan, *p, "")
     differences = defined[1] - defined[0]
     change = mean(differences)
-    low, high = bootstrap_interval(differences, *bootstrap)
+    low, high = interval
     better = higher_is_better(metric)
     winner = ""
     if better is not None and change != 0.0:

@@ -206,11 +206,17 @@ class Study:
         strata: dict[tuple[str, str], list[SavedCase]] = {}
         for case in self.cases:
             strata.setdefault((case.model, case.group if by_group else ""), []).append(case)
-        return [
-            _summarise(model, group, metric, cases, (confidence, resamples, seed))
-            for (model, group), cases in sorted(strata.items())
-            for metric in self.metrics
-        ]
+        metrics = self.metrics
+        rows = []
+        for (model, group), cases in sorted(strata.items()):
+            values = [_defined(cases, metric) for metric in metrics]
+            samples = [np.array(list(defined.values())) for defined in values]
+            intervals = bootstrap_intervals(samples, confidence, resamples, seed)
+            rows += [
+                _summarise(model, group, metric, defined, len(cases) - len(defined), interval)
+                for metric, defined, interval in zip(metrics, values, intervals, strict=True)
+            ]
+        return rows
 
 
 def result_paths(folder: Path) -> list[Path]:
@@ -243,16 +249,20 @@ def _read(path: Path) -> tuple[Result, dict[str, Any]]:
     return result, batch
 
 
+def _defined(cases: Sequence[SavedCase], metric: str) -> dict[str, float]:
+    """Return the values of a metric that are defined, by the names of the cases."""
+    values = {case.name: case.values.get(metric, math.nan) for case in cases}
+    return {name: value for name, value in values.items() if not math.isnan(value)}
+
+
 def _summarise(
     model: str,
     group: str,
     metric: str,
-    cases: Sequence[SavedCase],
-    bootstrap: tuple[float, int, int],
+    defined: Mapping[str, float],
+    undefined: int,
+    interval: tuple[float, float],
 ) -> Summary:
-    values = {case.name: case.values.get(metric, math.nan) for case in cases}
-    defined = {name: value for name, value in values.items() if not math.isnan(value)}
-    undefined = len(values) - len(defined)
     if not defined:
         nan = math.nan
         return Summary(
@@ -266,7 +276,7 @@ def _summarise(
     worst_case = ""
     if better is not None:
         worst_case = (min if better else max)(defined, key=lambda name: defined[name])
-    low, high = bootstrap_interval(numbers, *bootstrap)
+    low, high = interval
     return Summary(
         model=model,
         group=group,
@@ -291,17 +301,18 @@ def mean(numbers: NDArray[np.float64]) -> float:
     return math.fsum(numbers) / len(numbers)
 
 
-def bootstrap_interval(
-    numbers: NDArray[np.float64],
+def bootstrap_intervals(
+    samples: Sequence[NDArray[np.float64]],
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> tuple[float, float]:
-    """Return the percentile interval of the mean over resampled cases.
+) -> list[tuple[float, float]]:
+    """Return the percentile interval of the mean over resampled cases, for each sample of numbers.
 
     Cases are drawn with replacement, as many as there are; the interval holds the
     middle `confidence` of the means (Efron and Tibshirani, An Introduction to the
     Bootstrap, 1993, chapter 13). One case alone tells nothing of the others: NaN.
+    The interval of a sample does not depend on the others.
 
     Raises
     ------
@@ -314,22 +325,31 @@ def bootstrap_interval(
         raise InvalidInputError(
             f"resamples must be at least 1 and seed at least 0, got {resamples} and {seed}"
         )
-    if len(numbers) < 2:
-        return math.nan, math.nan
-    means = np.concatenate(list(_resampled_means(numbers, resamples, seed)))
     tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(means, (tail, 1.0 - tail))
-    return float(low), float(high)
+    intervals = [(math.nan, math.nan)] * len(samples)
+    # Samples of one size are drawn alike, which takes longer than their means do.
+    by_size: dict[int, list[int]] = {}
+    for place, sample in enumerate(samples):
+        by_size.setdefault(len(sample), []).append(place)
+    for size, places in by_size.items():
+        if size < 2:
+            continue
+        means = np.empty((len(places), resamples))
+        for start, drawn in _drawn_cases(size, resamples, seed):
+            for row, place in zip(means, places, strict=True):
+                row[start : start + len(drawn)] = samples[place][drawn].mean(axis=1)
+        for row, place in zip(means, places, strict=True):
+            low, high = np.quantile(row, (tail, 1.0 - tail))
+            intervals[place] = float(low), float(high)
+    return intervals
 
 
-def _resampled_means(
-    numbers: NDArray[np.float64], resamples: int, seed: int
-) -> Iterator[NDArray[np.float64]]:
+def _drawn_cases(size: int, resamples: int, seed: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield the cases of some resamples after others, with the number of the first of these."""
     generator = np.random.default_rng(seed)
-    rows = max(_RESAMPLED_AT_ONCE // len(numbers), 1)
+    rows = max(_RESAMPLED_AT_ONCE // size, 1)
     for start in range(0, resamples, rows):
-        drawn = generator.integers(0, len(numbers), (min(rows, resamples - start), len(numbers)))
-        yield numbers[drawn].mean(axis=1)
+        yield start, generator.integers(0, size, (min(rows, resamples - start), size))
 
 
 @cache

@@ -19,7 +19,7 @@ from streamloss.cli import main
 from streamloss.comparison import _signed_rank, holm
 from streamloss.exports import tidy_csv
 from streamloss.result import MetricResult
-from streamloss.study import SavedCase, Study, bootstrap_interval
+from streamloss.study import SavedCase, Study, bootstrap_intervals
 
 # Heights of cross- less self-fertilised plants of Darwin's, in eighths of an inch; the
 # p value is printed in the documentation of scipy.stats.wilcoxon.
@@ -81,23 +81,26 @@ def test_the_interval_is_that_of_scipy(monkeypatch, at_once):
         method="percentile",
         rng=np.random.default_rng(5),
     ).confidence_interval
-    assert bootstrap_interval(numbers, 0.9, 999, 5) == (expected.low, expected.high)
+    others = [np.arange(13.0), np.arange(9.0), np.array([])]
+    found = bootstrap_intervals([others[0], numbers, *others[1:]], 0.9, 999, 5)
+    assert found[1] == (expected.low, expected.high)
 
 
 def test_a_seed_gives_the_same_bytes_and_another_others():
     numbers = np.random.default_rng(1).random(9)
-    assert bootstrap_interval(numbers, seed=3) == bootstrap_interval(numbers, seed=3)
-    assert bootstrap_interval(numbers, seed=3) != bootstrap_interval(numbers, seed=4)
+    assert bootstrap_intervals([numbers], seed=3) == bootstrap_intervals([numbers], seed=3)
+    assert bootstrap_intervals([numbers], seed=3) != bootstrap_intervals([numbers], seed=4)
 
 
 def test_one_case_has_no_interval():
-    assert all(map(math.isnan, bootstrap_interval(np.array([0.5]))))
+    (interval,) = bootstrap_intervals([np.array([0.5])])
+    assert all(map(math.isnan, interval))
 
 
 @pytest.mark.parametrize("wrong", [{"confidence": 1.0}, {"resamples": 0}, {"seed": -1}])
 def test_a_bootstrap_that_cannot_be_is_refused(wrong):
     with pytest.raises(sl.InvalidInputError, match="must be"):
-        bootstrap_interval(np.arange(4.0), **wrong)
+        bootstrap_intervals([np.arange(4.0)], **wrong)
 
 
 def test_wilcoxon_gives_the_p_value_that_scipy_prints_for_darwins_plants():
@@ -180,7 +183,7 @@ def test_differences_are_second_minus_first_case_by_case(scored):
     dice = found.differences[0]
     assert (dice.metric, dice.n, dice.better) == ("dice", 7, "a")
     assert dice.difference == math.fsum(b - a) / 7
-    assert (dice.low, dice.high) == bootstrap_interval(b - a)
+    assert [(dice.low, dice.high)] == bootstrap_intervals([b - a])
     assert dice.low < dice.difference < dice.high < 0.0
     # All seven signs agree: two of 2^7 sign patterns.
     assert dice.p == 2 / 2**7
