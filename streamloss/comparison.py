@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,11 @@ from streamloss.study import (
     bootstrap_intervals,
     higher_is_better,
     mean,
+    read_saved,
 )
+
+# Of the largest value, to which differences are ranked.
+_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,9 @@ def compare(
     a: str | Path | Study,
     b: str | Path | Study,
     *,
-    metrics: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
     allow_unmatched: bool = False,
+    allow_copies: bool = False,
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -94,8 +100,10 @@ def compare(
 
     The test is Wilcoxon's signed-rank test, two-sided: differences of 0 are
     left out (Wilcoxon's own rule), small samples without ties are tested
-    exactly, and if all differences are 0 then p is 1. Holm's step-down
-    correction is over the metrics.
+    exactly, and if all differences are 0 then p is 1. Differences are ranked
+    as they are to 12 digits of the largest value: what they differ by beyond
+    these is rounding, which must not part ties. Holm's step-down correction is
+    over the metrics.
 
     Parameters
     ----------
@@ -103,9 +111,12 @@ def compare(
         Output folder of a `batch` with one model, the folder of one model in
         its `cases`, or a `Study`.
     metrics
-        Which to compare; by default all that both have.
+        Which to compare, one or more, or several as "dice,iou"; by default all that both have.
     allow_unmatched
         Whether cases that only one has are left out instead of refused.
+    allow_copies
+        Whether truths and masks that are not the same files are taken for copies instead of
+        refused; a copy that kept the times of its files is known for one.
     confidence, resamples, seed
         Of the bootstrap intervals, which resample pairs of cases.
 
@@ -113,7 +124,9 @@ def compare(
     ------
     InvalidInputError
         If one holds several models, cases are unmatched or were scored with
-        different options, a metric is lacking, or SciPy is not installed.
+        different options or against different truths or masks, or a metric is lacking.
+    MissingPackageError
+        If SciPy is not installed; names the extra.
 
     References
     ----------
@@ -148,15 +161,21 @@ def compare(
         )
     if not names:
         raise InvalidInputError("the two have no case in common")
-    for name in names:
-        _refuse_different_options(cases_a[name], cases_b[name])
     common = [metric for metric in first.metrics if metric in second.metrics]
-    for metric in metrics or ():
+    if not common:
+        raise InvalidInputError(
+            f"the two have no metric in common: {first.models[0]} has "
+            f"{', '.join(first.metrics)}, {second.models[0]} has {', '.join(second.metrics)}"
+        )
+    given = metrics.split(",") if isinstance(metrics, str) else metrics or common
+    wanted = list(dict.fromkeys(name.strip() for name in given))
+    for metric in wanted:
         if metric not in common:
             raise InvalidInputError(
-                f"{metric} is not in both: common metrics are {', '.join(common) or 'none'}"
+                f"{metric} is not in both: common metrics are {', '.join(common)}"
             )
-    wanted = list(metrics or common)
+    for name in names:
+        _refuse_what_differs(cases_a[name], cases_b[name], allow_copies)
     values = {
         metric: np.array(
             [[cases[name].values.get(metric, math.nan) for name in names]
@@ -213,9 +232,19 @@ def _one_model(source: str | Path | Study) -> Study:
     return study
 
 
-def _refuse_different_options(a: SavedCase, b: SavedCase) -> None:
+def _refuse_what_differs(a: SavedCase, b: SavedCase, allow_copies: bool) -> None:
     """Refuse a pair whose values do not mean the same."""
-    first, second = a.load(), b.load()
+    (first, facts_a), (second, facts_b) = read_saved(a.path), read_saved(b.path)
+    prints_a, prints_b = (facts.get("fingerprint") or {} for facts in (facts_a, facts_b))
+    for role in () if allow_copies else ("truth", "mask"):
+        was, other = prints_a.get(role), prints_b.get(role)
+        if not _is_same_source(was, other):
+            one, two = ("none" if part is None else part["path"] for part in (was, other))
+            raise InvalidInputError(
+                f"case {a.name} was scored with the {role} {one} by {a.path} and {two} by "
+                f"{b.path}, which are not the same files: the values cannot be compared, unless "
+                "they are copies, then pass `allow_copies`"
+            )
     for name in first.options:
         was, other = first.options[name], second.options.get(name)
         if name == "parameters":
@@ -234,6 +263,14 @@ def _refuse_different_options(a: SavedCase, b: SavedCase) -> None:
         )
 
 
+def _is_same_source(one: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> bool:
+    """Tell whether two fingerprints are of the same files, which may have been moved."""
+    if one is None or other is None:
+        return one is other
+    key = "path" if one["digest"] is None or other["digest"] is None else "digest"
+    return bool(one[key] == other[key])
+
+
 def _defined(pairs: NDArray[np.float64]) -> NDArray[np.float64]:
     return pairs[:, ~np.isnan(pairs).any(axis=0)]
 
@@ -241,9 +278,11 @@ def _defined(pairs: NDArray[np.float64]) -> NDArray[np.float64]:
 def _signed_rank(pairs: NDArray[np.float64]) -> float:
     from scipy.stats import wilcoxon
 
-    differences = pairs[1] - pairs[0]
-    if not differences.size:
+    if not pairs.size:
         return math.nan
+    largest = float(np.abs(pairs).max())
+    unit = 10.0 ** math.floor(math.log10(largest)) if largest else 1.0
+    differences = np.rint((pairs[1] - pairs[0]) / unit * 10.0 ** (_DIGITS - 1))
     if not differences.any():
         return 1.0
     # SciPy counts zeros as ties that forbid the exact test, so they are left out before.

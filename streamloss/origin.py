@@ -142,7 +142,7 @@ def difference(one: Origin, task: Task, other: Origin, its_task: Task) -> Differ
 
 
 _PLAN = {
-    "block": "the extent of a block, which `max_memory` may limit,",
+    "block": "the extent of a block, which `max_memory` and `reader` may change,",
     "blocks": "the choice of blocks to read",
 }
 

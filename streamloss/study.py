@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import pairwise
+from numbers import Integral, Real
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -77,7 +79,7 @@ class SavedCase:
         InvalidInputError
             If it is not the result of a batch.
         """
-        return cls.of(*_read(path), path)
+        return cls.of(*read_saved(path), path)
 
     def brief(self) -> "SavedCase":
         """Return the case without `voxels` and `metrics`."""
@@ -89,7 +91,7 @@ class SavedCase:
 
     def load(self) -> Result:
         """Read the whole result."""
-        return _read(self.path)[0]
+        return read_saved(self.path)[0]
 
 
 @dataclass(frozen=True)
@@ -229,12 +231,32 @@ def result_paths(folder: Path) -> list[Path]:
 def saved_cases(
     folder: Path, known: Mapping[Path, SavedCase] = MappingProxyType({})
 ) -> tuple[SavedCase, ...]:
-    """Read the results of a folder but those that are known, and return all by model and name."""
+    """Read the results of a folder but those that are known, and return all by model and name.
+
+    Raises
+    ------
+    InvalidInputError
+        If one is no result of a batch, or a case is there twice: a copy would enter the means.
+    """
     found = [known.get(path) or SavedCase.read(path).brief() for path in result_paths(folder)]
-    return tuple(sorted(found, key=lambda case: (case.model, case.name)))
+    cases = tuple(sorted(found, key=lambda case: (case.model, case.name)))
+    for one, other in pairwise(cases):
+        if (one.model, one.name) == (other.model, other.name):
+            raise InvalidInputError(
+                f"{one.path} and {other.path} are both the result of case {one.name} of model "
+                f"{one.model}: remove one"
+            )
+    return cases
 
 
-def _read(path: Path) -> tuple[Result, dict[str, Any]]:
+def read_saved(path: Path) -> tuple[Result, dict[str, Any]]:
+    """Return a result that a batch saved, and the facts that it saved with it.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not the result of a batch.
+    """
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -319,12 +341,13 @@ def bootstrap_intervals(
     InvalidInputError
         If `confidence` is not between 0 and 1, or `resamples` or `seed` are no such number.
     """
-    if not 0.0 < confidence < 1.0:
-        raise InvalidInputError(f"confidence must be between 0 and 1, got {confidence}")
-    if resamples < 1 or seed < 0:
-        raise InvalidInputError(
-            f"resamples must be at least 1 and seed at least 0, got {resamples} and {seed}"
-        )
+    if not isinstance(confidence, Real) or not 0.0 < confidence < 1.0:
+        raise InvalidInputError(f"confidence must be between 0 and 1, got {confidence!r}")
+    for name, number, least in (("resamples", resamples, 1), ("seed", seed, 0)):
+        if not isinstance(number, Integral) or number < least:
+            raise InvalidInputError(
+                f"{name} must be a whole number of at least {least}, got {number!r}"
+            )
     tail = (1.0 - confidence) / 2.0
     intervals = [(math.nan, math.nan)] * len(samples)
     # Samples of one size are drawn alike, which takes longer than their means do.

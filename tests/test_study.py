@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 from io import StringIO
 from pathlib import Path
 
@@ -97,7 +98,17 @@ def test_one_case_has_no_interval():
     assert all(map(math.isnan, interval))
 
 
-@pytest.mark.parametrize("wrong", [{"confidence": 1.0}, {"resamples": 0}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"confidence": 1.0},
+        {"confidence": "x"},
+        {"resamples": 0},
+        {"resamples": 2.5},
+        {"seed": -1},
+        {"seed": None},
+    ],
+)
 def test_a_bootstrap_that_cannot_be_is_refused(wrong):
     with pytest.raises(sl.InvalidInputError, match="must be"):
         bootstrap_intervals([np.arange(4.0)], **wrong)
@@ -219,6 +230,77 @@ def test_unmatched_cases_are_refused_or_left_out(run):
 def test_results_of_different_options_are_refused(scored):
     with pytest.raises(sl.InvalidInputError, match=r"include_background False by .* and True by"):
         sl.compare(scored / "out/cases/unet", scored / "other")
+
+
+def test_cases_of_another_truth_are_refused(scored, tmp_path):
+    """A model must not seem better for having been scored against something else."""
+    cases = [
+        sl.Case(f"case{seed}", str(scored / f"truth{(seed + 1) % 7}.zarr"), str(scored / path))
+        for seed, path in ((seed, f"unet/{seed}.zarr") for seed in range(7))
+    ]
+    other = tmp_path / "other"
+    sl.batch(cases, output=other, metrics="dice,iou")
+    one = scored / "out/cases/unet"
+    with pytest.raises(sl.InvalidInputError, match=r"truth .*truth0.zarr by .*truth1.zarr by "):
+        sl.compare(one, other)
+    assert sl.compare(one, other, allow_copies=True).differences[0].difference < 0.0
+
+
+def test_cases_of_another_mask_are_refused(tmp_path):
+    zarr.save_array(tmp_path / "truth.zarr", np.arange(8) % 2)
+    for name in "ab":
+        zarr.save_array(tmp_path / f"{name}.zarr", (np.arange(8) < 4) == (name == "a"))
+        truth, mask = str(tmp_path / "truth.zarr"), str(tmp_path / f"{name}.zarr")
+        sl.batch([sl.Case("1", truth, truth, mask)], output=tmp_path / f"by-{name}", metrics="dice")
+    with pytest.raises(sl.InvalidInputError, match=r"mask .*a\.zarr by .*b\.zarr by "):
+        sl.compare(tmp_path / "by-a", tmp_path / "by-b")
+
+
+def test_files_that_were_moved_are_the_same(scored, tmp_path):
+    shutil.copytree(scored, tmp_path / "moved")
+    vnet = [
+        sl.Case(f"case{seed}", *(str(tmp_path / "moved" / path) for path in paths), model="vnet")
+        for seed, paths in ((s, (f"truth{s}.zarr", f"vnet/{s}.zarr")) for s in range(7))
+    ]
+    sl.batch(vnet, output=tmp_path / "out", metrics="dice,iou")
+    found = sl.compare(scored / "out/cases/unet", tmp_path / "out")
+    assert found == sl.compare(scored / "out/cases/unet", scored / "out/cases/vnet")
+
+
+def test_a_case_that_is_there_twice_is_refused(scored, tmp_path):
+    folder = tmp_path / "vnet"
+    shutil.copytree(scored / "out/cases/vnet", folder)
+    shutil.copy(folder / "case3.json", folder / "case3-copy.json")
+    with pytest.raises(sl.InvalidInputError, match="are both the result of case case3 of model"):
+        sl.compare(scored / "out/cases/unet", folder)
+
+
+def test_models_without_a_common_metric_are_refused(scored, tmp_path):
+    cases = [
+        sl.Case(f"case{s}", str(scored / f"truth{s}.zarr"), str(scored / f"unet/{s}.zarr"))
+        for s in range(7)
+    ]
+    sl.batch(cases, output=tmp_path, metrics="recall")
+    with pytest.raises(sl.InvalidInputError, match="no metric in common: unet has dice, iou"):
+        sl.compare(scored / "out/cases/unet", tmp_path)
+
+
+def test_metrics_are_named_as_for_a_score(scored):
+    folders = [scored / "out/cases" / model for model in ("unet", "vnet")]
+    by_text = sl.compare(*folders, metrics="iou, dice,iou")
+    assert by_text == sl.compare(*folders, metrics=["iou", "dice"])
+    with pytest.raises(sl.InvalidInputError, match="recall is not in both"):
+        sl.compare(*folders, metrics="recall")
+
+
+def test_rounding_parts_no_ties():
+    a = np.array([1, 2, 3, 4, 5, 6, 7, 8, 1.5, 2.5])
+    b = a + np.array([1, 1, -1, 1, 1, 1, 2, 1, -1, 2])
+    expected = scipy.stats.wilcoxon(b - a).pvalue
+    # Tenths have no exact binary form, and their differences are no ties to the last bit.
+    assert len(set(b / 10 - a / 10)) > 3
+    for scale in (0.1, 1e-301, 1e301):
+        assert _signed_rank(scale * np.array([a, b])) == expected
 
 
 def test_the_table_fits_80_columns(run):

@@ -48,6 +48,13 @@ Examples:
     help="Leave out cases that only one has, instead of refusing [default: no]",
 )
 @click.option(
+    "--allow-copies/--no-allow-copies",
+    cls=Option,
+    default=False,
+    help="Take truths and masks that are not the same files for copies, instead of refusing "
+    "[default: no]",
+)
+@click.option(
     "--confidence",
     cls=Option,
     type=float,
