@@ -7,6 +7,7 @@ import csv
 import os
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,14 +155,22 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Case]:
     try:
         if path.suffix.lower() == ".toml":
             expected = "a [[case]] table for each"
-            rows = tomllib.loads(path.read_text("utf-8-sig")).get("case")
+            tables = tomllib.loads(path.read_text("utf-8-sig"))
+            rows = tables.pop("case", None)
+            surplus = [f"'{name}' beside its cases" for name in tables]
         else:
             with path.open(encoding="utf-8-sig", newline="") as file:
-                rows = list(csv.DictReader(file, strict=True))
+                reader = csv.DictReader(file, strict=True)
+                rows = list(reader)
+            names = Counter(reader.fieldnames)
+            surplus = [f"several columns '{name}'" for name in names if names[name] > 1]
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, csv.Error) as error:
         raise InvalidInputError(f"manifest {path} cannot be read: {error}") from None
     if not isinstance(rows, list) or not rows:
         raise InvalidInputError(f"manifest {path} has no cases: expected {expected}")
+    if surplus:
+        # It would be left out in silence.
+        raise InvalidInputError(f"manifest {path} has {surplus[0]}: expected {expected}")
     cases = [
         _manifest_case(row, f"case {number} of {path}", path.parent)
         for number, row in enumerate(rows, 1)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from errno import ENAMETOOLONG
 from importlib import import_module
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, NamedTuple, Self
@@ -259,6 +260,8 @@ class _Child:
     def _start(self) -> None:
         # Forking a process that runs threads can deadlock, so they are spawned.
         context = multiprocessing.get_context("spawn")
+        # Started by the first process, it would let that hear of interrupts.
+        resource_tracker.ensure_running()
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
         with _no_interrupts():

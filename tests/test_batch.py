@@ -563,6 +563,7 @@ def test_a_manifest_has_models_groups_masks_and_paths_relative_to_it(run, folder
         ("case,truth,prediction\na,t,p\na,t,q\n", "case a of model is there twice"),
         ("case,truth,prediction\n../a,t,p\n", "must have a name that a file can have"),
         ("case,truth,prediction\na,t,p,q\n", "more cells than there are columns"),
+        ("case,truth,prediction,prediction\na,t,p,q\n", "has several columns 'prediction': exp"),
         (
             "case,truth,prediction\n",
             "has no cases: expected the columns case, truth, prediction and",
@@ -582,6 +583,10 @@ def test_a_manifest_that_cannot_be_used_is_refused(tmp_path, text, sentence):
         ("[[cases]]\ncase = 'a'\n", r"has no cases: expected a \[\[case\]\] table for each"),
         ("[case]\ncase = 'a'\n", r"has no cases: expected a \[\[case\]\] table for each"),
         ("case = ['a']\n", "case 1 of .* is 'a', expected a table"),
+        (
+            "[[case]]\ncase='a'\ntruth='t'\nprediction='p'\n[[cases]]\ncase='b'\n",
+            r"has 'cases' beside its cases: expected a \[\[case\]\] table for each",
+        ),
     ],
 )
 def test_tables_that_are_no_cases_are_refused(tmp_path, text, sentence):
@@ -963,6 +968,25 @@ def test_a_process_ends_in_silence_where_nobody_waits_for_its_answer():
     child._connection.close()
     child._process.join()
     assert child._process.exitcode == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="masks of signals in /proc")
+def test_no_process_of_a_batch_hears_of_interrupts(tmp_path):
+    """Not even the first, which would print where it was if Ctrl-C came as it starts."""
+    script = (
+        "from pathlib import Path\n"
+        "from streamloss import lanes\n"
+        "if __name__ == '__main__':\n"
+        "    with lanes.Helpers() as helpers:\n"
+        "        for child in helpers.start(2):\n"
+        "            lines = Path(f'/proc/{child._process.pid}/status').read_text().splitlines()\n"
+        "            masks = dict(line.split(':\\t') for line in lines)\n"
+        "            print(int(masks['SigBlk'], 16) >> 1 & 1)\n"
+    )
+    path = tmp_path / "script.py"
+    path.write_text(script)
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "1\n1\n"), done.stderr
 
 
 def test_a_process_tells_of_a_result_that_cannot_be_saved(folders):
