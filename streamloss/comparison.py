@@ -102,8 +102,8 @@ def compare(
     left out (Wilcoxon's own rule), small samples without ties are tested
     exactly, and if all differences are 0 then p is 1. Differences are ranked
     as they are to 12 digits of the largest value: what they differ by beyond
-    these is rounding, which must not part ties. Holm's step-down correction is
-    over the metrics.
+    these is rounding, which must not part ties. Holm's step-down correction
+    is over the metrics.
 
     Parameters
     ----------
@@ -111,12 +111,14 @@ def compare(
         Output folder of a `batch` with one model, the folder of one model in
         its `cases`, or a `Study`.
     metrics
-        Which to compare, one or more, or several as "dice,iou"; by default all that both have.
+        Which to compare, names or text such as "dice,iou"; by default all
+        that both have.
     allow_unmatched
         Whether cases that only one has are left out instead of refused.
     allow_copies
-        Whether truths and masks that are not the same files are taken for copies instead of
-        refused; a copy that kept the times of its files is known for one.
+        Whether truths and masks that are not the same files are taken for
+        copies instead of refused; a copy that kept the times of its files is
+        known for one.
     confidence, resamples, seed
         Of the bootstrap intervals, which resample pairs of cases.
 
@@ -124,7 +126,8 @@ def compare(
     ------
     InvalidInputError
         If one holds several models, cases are unmatched or were scored with
-        different options or against different truths or masks, or a metric is lacking.
+        different options or against different truths or masks, or a metric is
+        lacking.
     MissingPackageError
         If SciPy is not installed; names the extra.
 

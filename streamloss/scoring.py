@@ -338,7 +338,7 @@ def _score(total: Partial, metric: Metric) -> Score:
         weights = list(task.parameters["class_weights"])
     average = task.parameters.get("average") if "average" in metric.options else None
     if average == "weighted":
-        sizes = [_class_voxels(part, 1)[0] for part in parts]
+        sizes = [_class_voxels(part)[1][0] for part in parts]
         weights = [w * (size or 0) for w, size in zip(weights, sizes, strict=True)]
     joined = join_scores(scores, names, weights, metric)
     if average != "micro":
@@ -358,10 +358,10 @@ def _class_rows(total: Partial) -> tuple[dict[str, Any], ...]:
     task = total.task
     if not task.structures:
         names = task.classes.names
-        counts = [_class_voxels(total, code) for code in range(len(task.classes))]
+        counts = _class_voxels(total)
     else:
         names = tuple(structure.name for structure in task.structures)
-        counts = [_class_voxels(total.parts[name], 1) for name in names]
+        counts = [_class_voxels(total.parts[name])[1] for name in names]
     return tuple(
         {"value": key, "name": name, "truth_voxels": truth, "prediction_voxels": prediction}
         for key, name, (truth, prediction) in zip(class_keys(task), names, counts, strict=True)
@@ -383,10 +383,10 @@ def _empties(rows: Sequence[Mapping[str, Any]], task: Task) -> dict[str, int]:
     }
 
 
-def _class_voxels(total: Partial, code: int) -> tuple[int | None, int | None]:
-    """Return the voxels of a class in truth and prediction, if they are counted."""
+def _class_voxels(total: Partial) -> list[tuple[int, int] | tuple[None, None]]:
+    """Return the voxels of each class in truth and prediction, None where they are not counted."""
     counted = next((s for s in needed(total.task) if s.class_voxels is not None), None)
     if counted is None or counted.class_voxels is None or not total.task.hard_truth:
-        return None, None
+        return [(None, None)] * len(total.task.classes)
     truth, prediction = counted.class_voxels(total.states[counted.name])
-    return int(truth[code]), int(prediction[code])
+    return list(zip(truth.tolist(), prediction.tolist(), strict=True))
