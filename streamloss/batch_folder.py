@@ -23,6 +23,9 @@ from streamloss.prepare import prepare
 from streamloss.stores import open_volume
 from streamloss.study import CASES, SavedCase, Study, Summary, result_paths
 
+TABLES = ("failures.json", "scores.csv", "scores.json", "scores.parquet", "summary.json")
+"""Files that are written beside the results."""
+
 # The same bits whichever reads, so that a change of it is none.
 _NO_DIFFERENCE = ("reader",)
 _DEFAULTS = {
