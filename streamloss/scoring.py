@@ -17,6 +17,7 @@ from streamloss.errors import InvalidInputError
 from streamloss.execution import execute
 from streamloss.executors import check_executor
 from streamloss.faults import raise_faults
+from streamloss.files import try_folder
 from streamloss.locations import refuse_to_overwrite
 from streamloss.origin import of_shard, origin_of
 from streamloss.partial import Partial
@@ -260,7 +261,12 @@ def _writable(path: Path, inputs: Iterable[Any]) -> Path:
     elif not path.absolute().parent.is_dir():
         problem = f"there is no folder {path.parent}"
     else:
-        return path
+        try:
+            try_folder(path.absolute().parent)
+        except OSError as error:
+            problem = str(error.strerror)
+        else:
+            return path
     raise InvalidInputError(f"save_state cannot write {path}: {problem}")
 
 

@@ -1,4 +1,4 @@
-"""No output overwrites what it was made from."""
+"""No output overwrites what it was made from, and a place that takes no file is found at once."""
 
 import hashlib
 import os
@@ -218,3 +218,19 @@ def test_every_option_that_names_an_output_file_is_checked():
         for parameter in command.params:
             if "FILE" in (parameter.metavar or "") and parameter.param_type_name == "option":
                 assert parameter.callback is target_callback, (command.name, parameter.name)
+
+
+def test_a_state_that_could_not_be_saved_is_refused_before_work(no_disk):
+    place, why = no_disk
+    before, started = files(place), []
+    target = place / "x.slstate"
+    with pytest.raises(sl.InvalidInputError, match=f"save_state cannot write .*{target}.*{why}"):
+        sl.score(TRUTH, PREDICTION, save_state=target, progress=lambda *n: started.append(n))
+    assert not started
+    assert files(place) == before
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv", "--save-state"])
+def test_a_file_that_could_not_be_written_is_refused_before_work(refused, no_disk, option):
+    place, why = no_disk
+    refused("score", "t.npy", "p.npy", option, place / "x", told=f"cannot write {place}/x: {why}")

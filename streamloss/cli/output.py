@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from streamloss.files import named_failure, write_whole
+from streamloss.files import named_failure, try_folder, write_whole
 from streamloss.locations import refuse_to_overwrite
 
 if TYPE_CHECKING:
@@ -38,10 +38,18 @@ def target_callback(
         problem = "it is a folder"
     elif not path.parent.is_dir():
         problem = f"there is no folder {path.parent}"
-    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+    elif path.exists() and not os.access(path, os.W_OK):
         problem = "permission denied"
-    else:
+    elif path.exists() and not path.is_file():
         return value
+    else:
+        try:
+            # A file is replaced where its links lead.
+            try_folder(path.resolve().parent)
+        except OSError as error:
+            problem = str(error.strerror)
+        else:
+            return value
     raise click.BadParameter(f"cannot write {value}: {problem}", ctx, parameter)
 
 
