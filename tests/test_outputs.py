@@ -234,3 +234,12 @@ def test_a_state_that_could_not_be_saved_is_refused_before_work(no_disk):
 def test_a_file_that_could_not_be_written_is_refused_before_work(refused, no_disk, option):
     place, why = no_disk
     refused("score", "t.npy", "p.npy", option, place / "x", told=f"cannot write {place}/x: {why}")
+
+
+@pytest.mark.parametrize("output", [".", "out", "out/deeper"])
+def test_a_batch_that_could_not_be_saved_is_refused_before_work(refused, no_disk, output, manifest):
+    place, why = no_disk
+    before = sorted(place.rglob("*"))
+    told = f"cannot write to the output '{place / output}': {why}"
+    refused("batch", manifest, "-o", place / output, told=told)
+    assert sorted(place.rglob("*")) == before
