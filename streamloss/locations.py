@@ -5,8 +5,9 @@ Nothing is opened as a volume here.
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -45,11 +46,11 @@ def split_at_file(path: Path) -> tuple[Path, str]:
     return path, ""
 
 
-def local_path(source: str) -> Path | None:
+def local_path(source: str) -> str | None:
     """Return the path that a name means on this machine, None for a URL of another."""
     if source.startswith("file://"):
-        return Path(url2pathname(urlparse(source).path))
-    return None if is_url(source) else Path(source).expanduser()
+        return url2pathname(urlparse(source).path)
+    return None if is_url(source) else os.path.expanduser(source)  # noqa: PTH111
 
 
 def refuse_to_overwrite(
@@ -74,18 +75,18 @@ def refuse_to_overwrite(
         Names the target and the input.
     """
     own, *around = _identities(Path(target).expanduser())
+    # A batch has thousands of inputs in few folders.
+    image_of = cache(_image_of)
     for source in inputs:
-        place = _place(source)
-        if place is None:
-            continue
-        input_itself = _identity(place)
-        if input_itself is None:
+        place = _place(source, image_of)
+        input_itself = None if place is None else _identity(place)
+        if place is None or input_itself is None:
             continue
         if input_itself == own:
             relation = "it is"
         elif input_itself in around:
             relation = "it lies within"
-        elif replaced and own is not None and own in _identities(place):
+        elif replaced and own is not None and own in _identities(Path(place)):
             relation = "it holds"
         else:
             continue
@@ -101,15 +102,15 @@ def _identities(path: Path) -> list[tuple[int, int] | None]:
     return [_identity(place) for place in (resolved, *resolved.parents)]
 
 
-def _identity(place: Path) -> tuple[int, int] | None:
+def _identity(place: str | Path) -> tuple[int, int] | None:
     """Return what tells a place from all others whatever its name, None if nothing is there."""
     with suppress(OSError):
-        facts = place.stat()
+        facts = os.stat(place)  # noqa: PTH116
         return facts.st_dev, facts.st_ino
     return None
 
 
-def _place(source: Any) -> Path | None:
+def _place(source: Any, image_of: Callable[[str], str | None]) -> Path | str | None:
     """Return the file or folder on this machine that an input lies in, None if there is none.
 
     Of an array in Zarr it is the outermost group, which tells the spacing.
@@ -122,8 +123,19 @@ def _place(source: Any) -> Path | None:
     path = local_path(os.fspath(source))
     if path is None:
         return None
-    place, _ = split_at_file(path.resolve())
-    if place.is_dir():
-        while any((place.parent / name).is_file() for name in ZARR_METADATA):
-            place = place.parent
-    return place
+    # Text, as paths are slow.
+    place = os.path.abspath(path)  # noqa: PTH100
+    if os.path.islink(place):  # noqa: PTH114
+        place = os.path.realpath(place)
+    if os.path.isdir(place):  # noqa: PTH112
+        return image_of(os.path.dirname(place)) or place  # noqa: PTH120
+    return split_at_file(Path(place))[0]
+
+
+def _image_of(folder: str) -> str | None:
+    """Return the outermost of the Zarr groups that a folder lies in or is, None if it is none."""
+    found = None
+    folder = os.path.realpath(folder)
+    while any(os.path.isfile(os.path.join(folder, name)) for name in ZARR_METADATA):  # noqa: PTH113, PTH118
+        found, folder = folder, os.path.dirname(folder)  # noqa: PTH120
+    return found

@@ -112,9 +112,10 @@ def _formats() -> list[ModuleType]:
 
 def _locate(source: str, role: str) -> Path | str:
     """Return a URL as it is, anything else as a path that exists or leads into a file."""
-    path = local_path(source)
-    if path is None:
+    place = local_path(source)
+    if place is None:
         return source
+    path = Path(place)
     if not source or not (path.exists() or split_at_file(path)[1]):
         raise InvalidInputError(f"{role} does not exist: {source!r}")
     return path
