@@ -17,11 +17,15 @@ from typing import Any, NoReturn
 from streamloss import exports, fingerprints, result
 from streamloss.cases import Case
 from streamloss.errors import InvalidInputError, StreamlossError
+from streamloss.files import try_folder
 from streamloss.locations import is_url, split_at_file
 from streamloss.options import settle
 from streamloss.prepare import prepare
 from streamloss.stores import open_volume
 from streamloss.study import CASES, SavedCase, Study, Summary, result_paths
+
+TABLES = ("failures.json", "scores.csv", "scores.json", "scores.parquet", "summary.json")
+"""Files that are written beside the results."""
 
 # The same bits whichever reads, so that a change of it is none.
 _NO_DIFFERENCE = ("reader",)
@@ -133,8 +137,24 @@ class BatchFolder:
         )
 
     def make(self) -> None:
-        """Make the folder, before work that could not be saved without."""
-        (self.root / CASES).mkdir(parents=True, exist_ok=True)
+        """Make the folder, before work that could not be saved without.
+
+        Raises
+        ------
+        InvalidInputError
+            If it cannot be made or written, as on a full disk.
+        """
+        results = self.root / CASES
+        try:
+            # First where it will be, so that no empty folder is left on a disk that is full.
+            root = self.root.absolute()
+            try_folder(next(place for place in (root, *root.parents) if place.is_dir()))
+            results.mkdir(parents=True, exist_ok=True)
+            try_folder(results)
+        except OSError as error:
+            raise InvalidInputError(
+                f"cannot write to the output '{self.root}': {error.strerror}"
+            ) from None
 
     def fingerprints_of(self, case: Case) -> dict[str, Any]:
         """Return what tells whether the truth, prediction or mask of a case has changed."""

@@ -18,6 +18,7 @@ from streamloss.class_table import parse_classes
 from streamloss.errors import InvalidInputError
 from streamloss.executors import available_workers
 from streamloss.lanes import Helpers, Outcome, Waiting, Work, reason_of, run_case, run_lanes
+from streamloss.locations import refuse_to_overwrite
 from streamloss.options import KEYWORDS, check_keywords, check_kind, parse_metrics
 from streamloss.prepare import FIXED_BYTES, parse_bytes
 from streamloss.registry import parameters
@@ -148,6 +149,8 @@ def batch(
         raise InvalidInputError(f"unknown executor {executor!r}: expected {', '.join(EXECUTORS)}")
     options = _settled(options, formats)
     folder = BatchFolder(Path(output), plain_options(options))
+    volumes = (path for case in cases for path in (case.truth, case.prediction, case.mask))
+    refuse_to_overwrite("output", output, volumes)
     finished = folder.finished(cases)
     if not resume and (present := [case for case in mine if case in finished]):
         raise InvalidInputError(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from streamloss.errors import InvalidInputError
-from streamloss.locations import is_url
+from streamloss.locations import ZARR_METADATA, is_url
 from streamloss.shards import parse_shard
 
 SUFFIXES = (
@@ -29,7 +29,7 @@ _NEEDED = ("case", "truth", "prediction")
 _COLUMNS = (*_NEEDED, "mask", "group", "model")
 # Control characters, and bytes that are no UTF-8 as Python holds them.
 _NO_TEXT = re.compile(r"[\x00-\x1f\ud800-\udfff]")
-_METADATA = ("zarr.json", ".zarray", ".zgroup", "attributes.json", "info")
+_METADATA = (*ZARR_METADATA, "attributes.json", "info")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from streamloss.blocks import Plan, format_bytes, plan
 from streamloss.class_table import split_list
 from streamloss.errors import InvalidInputError, MemoryLimitError
 from streamloss.executors import available_workers
-from streamloss.locations import is_url
+from streamloss.locations import is_url, refuse_to_overwrite
 from streamloss.ome import SPATIAL, VERSIONS, image_attributes
 from streamloss.prepare import parse_bytes
 from streamloss.stores import open_volume
@@ -88,7 +88,8 @@ def convert(
     workers
         Chunks encoded at once; by default one per core.
     overwrite
-        Whether `target` may be replaced if it is there.
+        Whether `target` may be replaced if it is there; never by what is
+        converted from it.
     progress
         Called with (voxels done, voxels in total) as blocks are written.
 
@@ -115,6 +116,8 @@ def convert(
     import zarr
 
     target = _checked_target(target, overwrite)
+    # It would be lost, or lose the levels and labels that are not converted.
+    refuse_to_overwrite("target", target, [source], replaced=True)
     if version not in VERSIONS:
         raise InvalidInputError(f"version must be {' or '.join(VERSIONS)}, got {version!r}")
     volume = open_volume(source, role="source", level=level)

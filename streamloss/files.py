@@ -37,6 +37,22 @@ def write_whole(path: Path, parts: Iterable[bytes | memoryview]) -> None:
         _keep_name(path.parent)
 
 
+def try_folder(folder: Path) -> None:
+    """Write a small file and remove it, so that a folder that takes none is found before work.
+
+    Raises
+    ------
+    OSError
+        If the disk is full or the folder cannot be written.
+    """
+    trial = folder / f".streamloss.{os.getpid()}.tmp"
+    try:
+        # Fewer bytes may still fit beside the name of a file on a full disk.
+        trial.write_bytes(bytes(4096))
+    finally:
+        trial.unlink(missing_ok=True)
+
+
 @contextmanager
 def named_failure(path: Path) -> Iterator[None]:
     """Let an `OSError` name the file that could not be written, which a full disk does not."""

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from streamloss.locations import is_url, split_at_file
+from streamloss.locations import ZARR_METADATA, is_url, split_at_file
 from streamloss.volume import Volume
-from streamloss.zarr_volume import METADATA
 
 
 def of_source(source: str) -> dict[str, Any]:
@@ -102,7 +101,7 @@ def _attributes_around(path: Path) -> Iterable[bytes]:
     while folder:
         # Text, as paths are slow and a batch looks around thousands of arrays.
         folder = folder.rpartition(os.sep)[0]
-        if not any(os.path.isfile(f"{folder}{os.sep}{name}") for name in METADATA):  # noqa: PTH113
+        if not any(os.path.isfile(f"{folder}{os.sep}{name}") for name in ZARR_METADATA):  # noqa: PTH113
             return
         # A file may be written anew for an array beside this one, so its time tells nothing.
         with suppress(FileNotFoundError):

@@ -17,6 +17,8 @@ from streamloss.errors import InvalidInputError
 from streamloss.execution import execute
 from streamloss.executors import check_executor
 from streamloss.faults import raise_faults
+from streamloss.files import try_folder
+from streamloss.locations import refuse_to_overwrite
 from streamloss.origin import of_shard, origin_of
 from streamloss.partial import Partial
 from streamloss.prepare import prepare
@@ -179,7 +181,10 @@ def score(
         executor = client_in_use()
     if is_client(executor) and workers is None:
         workers = max(threads(executor))
-    target = None if save_state is None else _writable(Path(save_state))
+    inputs = (truth, prediction, mask, weights)
+    target = None if save_state is None else _writable(Path(save_state), inputs)
+    if checkpoint is not None:
+        refuse_to_overwrite("checkpoint", checkpoint, inputs)
     run = prepare(
         truth,
         prediction,
@@ -245,12 +250,24 @@ def score(
     )
 
 
-def _writable(path: Path) -> Path:
-    """Refuse a state file that could not be written, before the work."""
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        problem = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        raise InvalidInputError(f"save_state cannot write {path}: {problem}")
-    return path
+def _writable(path: Path, inputs: Iterable[Any]) -> Path:
+    """Refuse a state file that could not or must not be written, before the work."""
+    refuse_to_overwrite("save_state", path, inputs)
+    if path.is_dir():
+        problem = "it is a folder"
+    elif path.exists() and not path.is_file():
+        # A device or a pipe would be replaced by the file.
+        problem = "it is no file"
+    elif not path.absolute().parent.is_dir():
+        problem = f"there is no folder {path.parent}"
+    else:
+        try:
+            try_folder(path.absolute().parent)
+        except OSError as error:
+            problem = str(error.strerror)
+        else:
+            return path
+    raise InvalidInputError(f"save_state cannot write {path}: {problem}")
 
 
 def _refuse_further_passes(task: Task) -> None:

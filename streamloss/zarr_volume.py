@@ -21,6 +21,7 @@ from streamloss.affine import Affine, read_affine
 from streamloss.direct import DirectReader
 from streamloss.errors import ReadError
 from streamloss.file_checks import FileChecks, checks_of
+from streamloss.locations import ZARR_METADATA
 from streamloss.ome import Level, read_levels
 from streamloss.stored_volume import chunk_error, region_error
 from streamloss.volume import Region, StoredChunks, chunk_grid, split_at_chunks
@@ -29,9 +30,6 @@ from streamloss.zarr_memory import read_bytes
 
 if TYPE_CHECKING:
     import zarr
-
-METADATA = ("zarr.json", ".zarray", ".zgroup")
-"""Names of the objects that tell of an array or group."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +234,7 @@ class ZarrVolume:
         files, listed = isinstance(self.array.store, LocalStore), False
         try:
             for key in _keys(self.array):
-                listed |= key in METADATA
+                listed |= key in ZARR_METADATA
                 # Rather than to parse each key encoding, guess the index and encode it.
                 index = tuple(map(int, re.findall(r"[0-9]+", key)))[: grid.ndim]
                 if not all(map(int.__lt__, index, grid.shape)):

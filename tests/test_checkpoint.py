@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 import streamloss as sl
 from streamloss import checkpoint, execution, prepare
 from streamloss.state import load_sum
+from tests.conftest import fill
 from tests.strategies import LAYOUTS, cases, runs_of
 from tests.test_laws import IDS
 
@@ -299,28 +300,6 @@ def test_a_process_killed_again_and_again_ends_with_the_same_bytes(large, tmp_pa
     process = run_process(large, folder, output)
     assert process.communicate()[1] == ""
     assert payload(sl.Result.from_json(output.read_text())) == expected
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 32 KiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", place], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("no file system can be mounted here")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
-def fill(place):
-    """Fill a file system with a file, and return that."""
-    with (place / "filler").open("wb", buffering=0) as filler, suppress(OSError):
-        while True:
-            filler.write(bytes(1024))
-    return place / "filler"
 
 
 @pytest.mark.usefixtures("saves_often")

@@ -214,8 +214,7 @@ def test_an_image_is_replaced_only_if_asked_for(tmp_path):
     sl.convert(source, tmp_path / "out.zarr", chunks=(4, 4, 4))
     with pytest.raises(InvalidInputError, match="is there already: pass `overwrite`"):
         sl.convert(source, tmp_path / "out.zarr")
-    # The source may be what is replaced.
-    sl.convert(tmp_path / "out.zarr", tmp_path / "out.zarr", overwrite=True)
+    sl.convert(source, tmp_path / "out.zarr", overwrite=True)
     assert open_volume(tmp_path / "out.zarr", role="a").chunks == SHAPE
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.zarr", "v.npy"]
 

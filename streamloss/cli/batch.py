@@ -4,11 +4,12 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 
-from streamloss.cli.output import console, refuse_same_target, target_callback, write
+from streamloss.cli.output import console, refuse_inputs_as_targets, target_callback, write
 from streamloss.cli.score import _ScoreCommand
 from streamloss.cli.score import score as score_command
 from streamloss.cli.sections import Option, given, joined
@@ -63,7 +64,8 @@ def _gates(
     return gates
 
 
-@click.command(cls=_ScoreCommand, epilog=_EPILOG, params=_SHARED)
+# Its inputs are the volumes in the folders, beside which anything may be written.
+@click.command(cls=_ScoreCommand, epilog=_EPILOG, params=_SHARED, arguments_are_inputs=False)
 @click.argument("truth", metavar="TRUTHS|MANIFEST")
 @click.argument("prediction", metavar="[PREDICTIONS]", required=False)
 @click.option(
@@ -222,8 +224,6 @@ def batch(
     for name in ("metrics", "classes", "regions"):
         if name in options:
             options[name] = joined(options[name])
-    refuse_same_target(json=json_target, csv=csv_target)
-
     import streamloss
     from streamloss.exports import study_json, tidy_csv
 
@@ -235,6 +235,7 @@ def batch(
         cases = streamloss.read_manifest(truth)
     else:
         cases = _matched(truth, prediction, settings)
+    _refuse_inputs(ctx, cases, None if prediction is not None else truth)
     with _progress_bar(progress) as update:
         done = streamloss.batch(
             cases,
@@ -269,6 +270,25 @@ def _matched(truth: str, prediction: str, settings: dict[str, Any]) -> Any:
             f"{len(cases)} matched: pass `allow_unmatched` to leave them out"
         )
     return cases
+
+
+def _refuse_inputs(ctx: click.Context, cases: Any, manifest: str | None) -> None:
+    """Refuse outputs that would be written over the manifest, or into a volume of a case."""
+    from streamloss.batch_folder import TABLES
+    from streamloss.locations import refuse_to_overwrite
+
+    volumes = [
+        path
+        for case in cases
+        for path in (case.truth, case.prediction, case.mask)
+        if path is not None
+    ]
+    if manifest is not None:
+        volumes.append(manifest)
+        for name in TABLES:
+            target = Path(ctx.params["output"], name)
+            refuse_to_overwrite("--output", target, [manifest])
+    refuse_inputs_as_targets(ctx, volumes)
 
 
 def _check_gates(under: dict[str, float], over: dict[str, float], metrics: str | None) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamloss.cli.output import console, refuse_same_target, target_callback, write
+from streamloss.cli.output import console, target_callback, write
 from streamloss.cli.sections import Command, Option, joined
 
 if TYPE_CHECKING:
@@ -103,7 +103,6 @@ def compare(
     FOLDER/cases. Differences are B minus A; the test is Wilcoxon's signed-rank test,
     corrected over the metrics as Holm does. Needs the extra streamloss[stats].
     """
-    refuse_same_target(json=json_target, csv=csv_target)
     import streamloss
     from streamloss.options import parse_metrics
 

@@ -2,7 +2,7 @@
 
 import click
 
-from streamloss.cli.output import deliver, refuse_same_target
+from streamloss.cli.output import deliver
 from streamloss.cli.sections import Command, result_targets
 
 _EPILOG = """\
@@ -26,8 +26,6 @@ def merge(states: tuple[str, ...], json_target: str | None, csv_target: str | No
     Every shard must be there exactly once, of the same inputs and options; the result is
     what one run would have given, byte for byte.
     """
-    refuse_same_target(json=json_target, csv=csv_target)
-
     import streamloss
 
     deliver(streamloss.merge(states), json_target, csv_target)

@@ -30,7 +30,7 @@ _LETTERS = {"labels": "l", "probabilities": "p", "logits": "g", "values": "v"}
 _BETTER = {True: "higher is better", False: "lower is better", None: "neither is better"}
 
 
-@click.command(cls=Command, epilog=_EPILOG)
+@click.command(cls=Command, epilog=_EPILOG, arguments_are_inputs=False)
 @click.argument("name", required=False)
 @click.option(
     "--json",

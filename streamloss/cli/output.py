@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from streamloss.files import named_failure, write_whole
+from streamloss.files import named_failure, try_folder, write_whole
+from streamloss.locations import refuse_to_overwrite
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,19 +38,47 @@ def target_callback(
         problem = "it is a folder"
     elif not path.parent.is_dir():
         problem = f"there is no folder {path.parent}"
-    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+    elif path.exists() and not os.access(path, os.W_OK):
         problem = "permission denied"
-    else:
+    elif path.exists() and not path.is_file():
         return value
+    else:
+        try:
+            # A file is replaced where its links lead.
+            try_folder(path.resolve().parent)
+        except OSError as error:
+            problem = str(error.strerror)
+        else:
+            return value
     raise click.BadParameter(f"cannot write {value}: {problem}", ctx, parameter)
 
 
-def refuse_same_target(**targets: str | None) -> None:
+def refuse_same_target(ctx: click.Context) -> None:
     """Refuse two options that would write to the same place."""
-    given = {option: target for option, target in targets.items() if target is not None}
-    if len({os.path.abspath(target) for target in given.values()}) < len(given):  # noqa: PTH100
-        options = " and ".join(f"--{option}" for option in given)
-        raise click.UsageError(f"{options} cannot both go to {next(iter(given.values()))}")
+    taken: dict[Path | str, tuple[str, str]] = {}
+    for option, target in _targets(ctx).items():
+        place = target if target == "-" else Path(target).resolve()
+        if place in taken:
+            other, name = taken[place]
+            raise click.UsageError(f"{other} and {option} cannot both go to {name}")
+        taken[place] = option, target
+
+
+def refuse_inputs_as_targets(ctx: click.Context, inputs: Iterable[str]) -> None:
+    """Refuse an option that would write over an input, or into one."""
+    inputs = list(inputs)
+    for option, target in _targets(ctx).items():
+        if target != "-":
+            refuse_to_overwrite(option, target, inputs)
+
+
+def _targets(ctx: click.Context) -> dict[str, str]:
+    """Return what was given to each option that writes a file."""
+    return {
+        parameter.opts[0]: ctx.params[parameter.name]
+        for parameter in ctx.command.params
+        if parameter.callback is target_callback and ctx.params.get(parameter.name or "")
+    }
 
 
 def write(texts: Mapping[str, str]) -> None:

@@ -7,7 +7,6 @@ import click
 from streamloss.cli.output import (
     deliver,
     progress_bar,
-    refuse_same_target,
     target_callback,
 )
 from streamloss.cli.sections import (
@@ -86,6 +85,7 @@ class _ScoreCommand(Command):
     "--mask",
     cls=Option,
     section=_INPUTS,
+    is_input=True,
     metavar="ARRAY",
     help="Array like the truth; only voxels where it is not 0 are scored",
 )
@@ -93,6 +93,7 @@ class _ScoreCommand(Command):
     "--weights",
     cls=Option,
     section=_INPUTS,
+    is_input=True,
     metavar="ARRAY",
     help="Array like the truth of whole numbers: how often each voxel counts",
 )
@@ -291,7 +292,6 @@ def score(
     Both are paths or URLs of Zarr arrays or OME-Zarr images, of labels in one
     (image.zarr/labels/NAME), or of NIfTI, NRRD, HDF5 (file.h5/path), TIFF or .npy files.
     """
-    refuse_same_target(json=json_target, csv=csv_target)
     if ctx.params["shard"] is not None:
         _refuse_result_of_part(ctx.params["save_state"], json=json_target, csv=csv_target)
     options = given(ctx, "truth", "prediction", "json_target", "csv_target", "progress")

@@ -5,7 +5,11 @@ from typing import Any, TypeVar
 
 import click
 
-from streamloss.cli.output import target_callback
+from streamloss.cli.output import (
+    refuse_inputs_as_targets,
+    refuse_same_target,
+    target_callback,
+)
 
 OUTPUT = "Output"
 """Section of the options that tell where data go."""
@@ -14,15 +18,41 @@ T = TypeVar("T")
 
 
 class Option(click.Option):
-    """An option that belongs to a section of the help."""
+    """An option that belongs to a section of the help, and may name what is read."""
 
-    def __init__(self, *args: Any, section: str = "Options", **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, section: str = "Options", is_input: bool = False, **kwargs: Any
+    ) -> None:
         self.section = section
+        self.is_input = is_input
         super().__init__(*args, **kwargs)
 
 
 class Command(click.Command):
-    """A command whose help lists the options in sections, in the order of declaration."""
+    """A command whose help lists the options in sections, in the order of declaration.
+
+    No option whose callback is `target_callback` may write over what is read: the arguments
+    and the options that say they are inputs. A command whose arguments name no such files
+    says so.
+    """
+
+    def __init__(self, *args: Any, arguments_are_inputs: bool = True, **kwargs: Any) -> None:
+        self.arguments_are_inputs = arguments_are_inputs
+        super().__init__(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, unless an output would destroy an input or another output."""
+        refuse_same_target(ctx)
+        inputs: list[str] = []
+        for parameter in self.params:
+            is_argument = isinstance(parameter, click.Argument)
+            value = ctx.params.get(parameter.name or "")
+            if value and (
+                self.arguments_are_inputs if is_argument else getattr(parameter, "is_input", False)
+            ):
+                inputs += [value] if isinstance(value, str) else value
+        refuse_inputs_as_targets(ctx, inputs)
+        return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write each section, those of other options last."""

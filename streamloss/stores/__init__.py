@@ -14,11 +14,9 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 from streamloss.errors import InvalidInputError
-from streamloss.locations import is_url, split_at_file
+from streamloss.locations import local_path, split_at_file
 from streamloss.volume import Volume
 
 __all__ = ["open_volume"]
@@ -114,12 +112,10 @@ def _formats() -> list[ModuleType]:
 
 def _locate(source: str, role: str) -> Path | str:
     """Return a URL as it is, anything else as a path that exists or leads into a file."""
-    if source.startswith("file://"):
-        path = Path(url2pathname(urlparse(source).path))
-    elif is_url(source):
+    place = local_path(source)
+    if place is None:
         return source
-    else:
-        path = Path(source).expanduser()
+    path = Path(place)
     if not source or not (path.exists() or split_at_file(path)[1]):
         raise InvalidInputError(f"{role} does not exist: {source!r}")
     return path

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from streamloss.direct import open_direct
 from streamloss.errors import InvalidInputError, MissingPackageError, cause_of
+from streamloss.locations import ZARR_METADATA
 from streamloss.ome import read_levels
-from streamloss.zarr_volume import METADATA, ZarrVolume, level_shapes, member
+from streamloss.zarr_volume import ZarrVolume, level_shapes, member
 
 if TYPE_CHECKING:
     import zarr
@@ -218,7 +219,7 @@ def _groups_around(array: "zarr.Array[Any]") -> Iterator[tuple["zarr.Group", str
 
 def _has_metadata(folder: Path) -> bool:
     try:
-        return any((folder / name).is_file() for name in METADATA)
+        return any((folder / name).is_file() for name in ZARR_METADATA)
     except PermissionError:
         # Whoever opens it tells.
         return True
