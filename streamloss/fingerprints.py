@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from streamloss.locations import ZARR_METADATA, is_url, split_at_file
+from streamloss.stores import files_beside
 from streamloss.volume import Volume
 
 
@@ -21,8 +22,9 @@ def of_source(source: str) -> dict[str, Any]:
     """Return what tells whether a volume has changed: its path and a digest of its files.
 
     The digest covers the name, size and time of change of every file, metadata and
-    chunks, none of which is read, and the attributes of the Zarr groups around an array,
-    which may tell its spacing. Of a URL only the address is known.
+    chunks, none of which is read, also of those beside the named one that hold its voxels,
+    and the attributes of the Zarr groups around an array, which may tell its spacing. Of a URL
+    only the address is known.
     """
     if is_url(source):
         return {"path": source, "files": None, "bytes": None, "digest": None}
@@ -30,9 +32,9 @@ def of_source(source: str) -> dict[str, Any]:
     # An array inside a file changes with that file.
     place, _ = split_at_file(path)
     digest, count, size = hashlib.sha256(), 0, 0
-    for name, facts in sorted(_files(place)):
-        digest.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
-        count, size = count + 1, size + facts.st_size
+    for name, length, time in sorted(_files(place, path)):
+        digest.update(f"{name}\0{length}\0{time}\n".encode())
+        count, size = count + 1, size + length
     # What lies around an array is a bonus; it may be unreadable or forbidden.
     with suppress(OSError, ValueError, AttributeError):
         for attributes in _attributes_around(place):
@@ -77,14 +79,16 @@ def _of_objects(volume: Volume) -> dict[str, Any]:
     return {"path": volume.name, "files": count, "bytes": size, "digest": digest.hexdigest()}
 
 
-def _files(path: Path) -> Iterable[tuple[str, os.stat_result]]:
-    if path.is_file():
-        yield "", path.stat()
-        # A detached NRRD header has its data in a file beside it.
-        beside = path.parent.glob(f"{path.stem}.*") if path.suffix.lower() == ".nhdr" else ()
-        yield from ((other.name, other.stat()) for other in beside if other != path)
-    root = os.fspath(path)
-    pending = [root] if path.is_dir() else []
+def _files(place: Path, source: Path) -> Iterable[tuple[str, int, int]]:
+    """Yield the name, size and time of change of the files of a source, which is at a place."""
+    if place.is_file():
+        # By the last name alone: on another machine their folders may be called otherwise.
+        beside = ((other.name, other) for other in files_beside(source))
+        for name, file in (("", place), *beside):
+            facts = file.stat()
+            yield name, facts.st_size, facts.st_mtime_ns
+    root = os.fspath(place)
+    pending = [root] if place.is_dir() else []
     while pending:
         with os.scandir(pending.pop()) as entries:
             for entry in entries:
@@ -92,7 +96,9 @@ def _files(path: Path) -> Iterable[tuple[str, os.stat_result]]:
                     pending.append(entry.path)
                 else:
                     # Arrays have many chunks: this is much faster than `os.path.relpath`.
-                    yield entry.path[len(root) :].lstrip(os.sep), entry.stat()
+                    facts = entry.stat()
+                    name = entry.path[len(root) :].lstrip(os.sep)
+                    yield name, facts.st_size, facts.st_mtime_ns
 
 
 def _attributes_around(path: Path) -> Iterable[bytes]:

@@ -445,6 +445,19 @@ def test_a_damaged_stream_is_never_read_as_data(tmp_path, damage):
         sl.score(path, noise(), kind="values", metrics="mse")
 
 
+def test_a_link_to_a_group_of_another_file_leads_there(tmp_path):
+    """Not to what has the same path in the file that holds the link."""
+    for name, value in (("one", 1), ("two", 2)):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["group/raw"] = np.full((4, 5, 6), value, "u1")
+    with h5py.File(tmp_path / "one.h5", "a") as file:
+        file["link"] = h5py.ExternalLink("two.h5", "/group")
+    linked = tmp_path / "one.h5" / "link"
+    assert open_volume(linked, role="truth").name.endswith("one.h5/link/raw")
+    twos = np.full((4, 5, 6), 2, "u1")
+    assert sl.score(linked, twos, metrics="accuracy")["accuracy"].value == 1.0
+
+
 def test_a_chunk_that_hdf5_cannot_decode_is_named(tmp_path):
     with h5py.File(tmp_path / "v.h5", "w") as file:
         dataset = file.create_dataset("raw", data=voxels(), chunks=CHUNKS, compression="gzip")

@@ -649,7 +649,7 @@ def test_what_is_not_zarr_is_described(tmp_path):
     (tmp_path / "scan.v2.fif.gz").write_text("")
     readable = (
         "not a format this version reads; "
-        "readable: object_store, hdf5, nifti, npy, nrrd, tiff, zarr, zip, array, tensorstore"
+        "readable: object_store, nifti, npy, nrrd, tiff, zarr, zip, array, hdf5, tensorstore"
     )
     assert refusal(tmp_path / "scan.v2.fif.gz") == (
         f"truth '{tmp_path}/scan.v2.fif.gz' is a file of kind .fif.gz, {readable}"

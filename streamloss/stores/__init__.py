@@ -2,14 +2,16 @@
 
 Each module here is one storage format and offers `matches(source) -> bool`,
 `open(source, *, level, reader) -> Volume` and the names of its `READERS` if one may be
-chosen; adding a module adds a format. They receive a `Path` that exists or leads into a file
-that does, a URL as `str`, or an object. Nothing here knows any format.
+chosen; one whose voxels may lie in other files than the one that is named also offers
+`files_beside(source) -> list[Path]`. Adding a module adds a format. They receive a `Path` that
+exists or leads into a file that does, a URL as `str`, or an object. Nothing here knows any format.
 """
 
 import importlib
 import os
 import pkgutil
 import re
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +21,7 @@ from streamloss.errors import InvalidInputError
 from streamloss.locations import local_path, split_at_file
 from streamloss.volume import Volume
 
-__all__ = ["open_volume"]
+__all__ = ["files_beside", "open_volume"]
 
 
 def open_volume(source: Any, *, role: str, level: int = 0, reader: str = "auto") -> Volume:
@@ -90,6 +92,16 @@ def open_volume(source: Any, *, role: str, level: int = 0, reader: str = "auto")
             f"{role} {volume.name!r} has no voxels: its shape is {volume.shape}"
         )
     return volume
+
+
+def files_beside(source: Path) -> list[Path]:
+    """Return the files beside the named one in which its voxels may lie, as its format knows.
+
+    Only formats that may have such files open it, and what they cannot read has none.
+    """
+    store = next((module for module in _formats() if module.matches(source)), None)
+    tell: Callable[[Path], list[Path]] | None = getattr(store, "files_beside", None)
+    return [] if tell is None else tell(source)
 
 
 def _check_reader(reader: str, formats: list[ModuleType]) -> None:

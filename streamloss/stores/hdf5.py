@@ -3,8 +3,12 @@
 The name may end at the file, or at a group, if that holds one dataset alone.
 """
 
+import itertools
 import math
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,8 @@ from streamloss.stored_volume import StoredVolume, refuse_levels, region_error
 from streamloss.volume import Region, StoredChunks, chunk_grid, split_at_chunks
 
 READERS = ()
+PRIORITY = -1
+"""After those that go by the name: a file that is called otherwise is opened to see."""
 
 _SUFFIXES = (".h5", ".hdf5")
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -90,6 +96,31 @@ def open(source: Path, *, level: int, reader: str) -> "Hdf5Volume":  # noqa: A00
             details={"format": "HDF5", "codecs": _codecs(dataset)},
             filtered=bool(dataset.chunks),
         )
+
+
+def files_beside(source: Path) -> list[Path]:
+    """Return the other files that hold voxels of a dataset, or lead to it.
+
+    Those of external storage, of the sources of a virtual dataset, and behind external links,
+    each of which may lead further. What is not there or cannot be read leads nowhere, nor does
+    anything if h5py is not installed: whoever opens it tells.
+    """
+    file, path = split_at_file(source)
+    seen: set[tuple[Path, str | None]] = set()
+    pending: list[tuple[Path, str | None]] = [(file, path)]
+    while pending:
+        place, inner = pending.pop()
+        # HDF5 goes by the name, but links in a circle may name a file in ever longer ways.
+        key = (place.resolve(), inner)
+        if key in seen:
+            continue
+        seen.add(key)
+        if inner is not None:
+            with suppress(Exception):
+                h5py = require("h5py", extra="hdf5", what="HDF5")
+                with h5py.File(place, "r") as opened:
+                    pending += _leads(h5py, opened, place, inner)
+    return sorted({other for other, _ in seen} - {file.resolve()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,29 +202,92 @@ def _find(h5py: Any, file: Any, location: Path, path: str) -> str:
         raise InvalidInputError(f"{str(location)!r} has no {path!r}{_choice(h5py, file)}")
     if isinstance(node, h5py.Dataset):
         return path
-    found = _datasets(h5py, node)
+    found = _datasets(h5py, node, path)
     if len(found) == 1:
         return found[0]
     where = f"{str(location)!r}" + (f" has the group {path!r}, which" if path else "")
     if not found:
         raise InvalidInputError(f"{where} holds no dataset of numbers")
-    raise InvalidInputError(f"{where} holds several datasets{_choice(h5py, node)}")
+    raise InvalidInputError(f"{where} holds several datasets{_choice(h5py, node, path)}")
 
 
-def _datasets(h5py: Any, group: Any) -> list[str]:
-    """List the datasets of numbers with an axis or more below a group, by full path."""
+def _leads(h5py: Any, opened: Any, file: Path, path: str) -> Iterator[tuple[Path, str | None]]:
+    """Yield the datasets in this file or others, and the raw files (None), that one lies in."""
+    node, names = opened, _find(h5py, opened, file, path).split("/")
+    while names:
+        name, *names = names
+        link = node.get(name, getlink=True) if name not in ("", ".") else None
+        if isinstance(link, h5py.ExternalLink):
+            other = _located(link.filename, file, os.environ.get("HDF5_EXT_PREFIX", ""))
+            if other is not None:
+                yield other, "/".join((link.path, *names))
+            return
+        if isinstance(link, h5py.SoftLink):
+            node = opened if link.path.startswith("/") else node
+            names = link.path.split("/") + names
+        elif link is not None:
+            node = node[name]
+    # What the environment says of where to look is told by these.
+    prefixes = node.id.get_access_plist()
+    for name, *_ in node.external or ():
+        raw = Path(os.fsdecode(prefixes.get_efile_prefix()), name)
+        if raw.is_file():
+            yield raw, None
+    for part in node.virtual_sources() if node.is_virtual else ():
+        prefix = os.fsdecode(prefixes.get_virtual_prefix())
+        yield from _sources(h5py, file, part.file_name, part.dset_name, prefix)
+
+
+def _sources(
+    h5py: Any, file: Path, name: str, dataset: str, prefix: str
+) -> Iterator[tuple[Path, str]]:
+    """Yield a source of a virtual dataset, or those that a pattern stands for, up to a gap."""
+    patterns = [text for text in (name, dataset) if _numbered(text, 0) != _numbered(text, 1)]
+    for number in itertools.count() if patterns else (0,):
+        place = file if name == "." else _located(_numbered(name, number), file, prefix)
+        if place is None:
+            return
+        inner = _numbered(dataset, number)
+        if dataset in patterns:
+            with h5py.File(place, "r") as opened:
+                if inner not in opened:
+                    return
+        yield place, inner
+
+
+def _numbered(pattern: str, number: int) -> str:
+    """Fill in the number of a block, %b; a percent sign is written %%."""
+    return re.sub("%[b%]", lambda found: str(number) if found[0] == "%b" else "%", pattern)
+
+
+def _located(name: str, file: Path, prefix: str) -> Path | None:
+    """Return the file that another one names, looked for where HDF5 does, in its order."""
+    # One that is not where its full name says may have been moved along with the other.
+    full = Path(name)
+    last = full.name if full.is_absolute() else name
+    folders = [Path(folder) for folder in prefix.split(os.pathsep) if folder]
+    folders += [file.parent, Path(), file.resolve().parent]
+    choice = [full] * full.is_absolute() + [folder / last for folder in folders]
+    return next((path for path in choice if path.is_file()), None)
+
+
+def _datasets(h5py: Any, group: Any, path: str) -> list[str]:
+    """List the datasets of numbers with an axis or more below a group that a path leads to.
+
+    By the way there: the group may be in another file, where it has another name.
+    """
     found: list[str] = []
 
-    def note(_: str, node: Any) -> None:
+    def note(name: str, node: Any) -> None:
         if isinstance(node, h5py.Dataset) and node.dtype.kind in "biuf" and node.ndim > 0:
-            found.append(node.name.strip("/"))
+            found.append(f"{path}/{name}".strip("/"))
 
     group.visititems(note)
     return found
 
 
-def _choice(h5py: Any, group: Any) -> str:
-    paths = _datasets(h5py, group)
+def _choice(h5py: Any, group: Any, path: str = "") -> str:
+    paths = _datasets(h5py, group, path)
     listed = ", ".join(paths[:10]) + (" …" if len(paths) > 10 else "")
     return f"; pick one of them by its path, file/path: {listed}" if paths else ""
 

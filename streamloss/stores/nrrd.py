@@ -6,6 +6,7 @@ NRRD lists first or last, comes before them.
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +67,10 @@ def open(source: Path, *, level: int, reader: str) -> RawVolume:  # noqa: A001
         If pynrrd is not installed, the file is no NRRD image, is cut short, is encoded or
         split in a way that cannot be read box by box, or has no such level.
     """
-    nrrd = require("nrrd", extra="nrrd", what="NRRD")
+    require("nrrd", extra="nrrd", what="NRRD")
     name = str(source)
     refuse_levels(name, level)
-    try:
-        with source.open("rb") as file:
-            header = nrrd.read_header(file)
-            start = file.tell()
-    except (nrrd.NRRDError, OSError, ValueError, StopIteration) as error:
-        raise InvalidInputError(f"{name!r} cannot be read as NRRD: {message_of(error)}") from error
+    header, start = _read_header(source)
     lacking = [field for field in _REQUIRED if field not in header]
     if lacking:
         raise InvalidInputError(f"{name!r} is no NRRD image: its header lacks {lacking[0]}")
@@ -117,6 +113,31 @@ def open(source: Path, *, level: int, reader: str) -> RawVolume:  # noqa: A001
         unit=_UNITS.get(units.pop()) if spacing is not None and len(units) == 1 else None,
         affine=affine,
     )
+
+
+def files_beside(source: Path) -> list[Path]:
+    """Return the files beside a header, of which one may hold its voxels, and the one that does.
+
+    What it names is left out if it is not there, or pynrrd is not installed.
+    """
+    beside = source.parent.glob(f"{source.stem}.*") if source.suffix.lower() == ".nhdr" else ()
+    found = [path for path in beside if path != source]
+    with suppress(Exception):
+        path, _ = _data_file(source, *_read_header(source))
+        if not any(path.samefile(other) for other in (source, *found)):
+            found.append(path)
+    return found
+
+
+def _read_header(source: Path) -> tuple[Mapping[str, Any], int]:
+    """Return the header and where it ends."""
+    nrrd = require("nrrd", extra="nrrd", what="NRRD")
+    try:
+        with source.open("rb") as file:
+            return nrrd.read_header(file), file.tell()
+    except (nrrd.NRRDError, OSError, ValueError, StopIteration) as error:
+        message = f"{str(source)!r} cannot be read as NRRD: {message_of(error)}"
+        raise InvalidInputError(message) from error
 
 
 def _dtype(header: Mapping[str, Any], name: str) -> np.dtype[Any]:

@@ -6,6 +6,7 @@ tiles, are decoded one by one, and only those that are asked for.
 
 import math
 import xml.etree.ElementTree
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,24 @@ def open(source: Path, *, level: int, reader: str) -> Volume:  # noqa: A001
             segment=(1,) * (len(page.shape) - len(page.chunks)) + tuple(page.chunks),
             **facts,
         )
+
+
+def files_beside(source: Path) -> list[Path]:
+    """Return the other files that hold pages of the first image.
+
+    None if tifffile is not installed or the file cannot be read: whoever opens it tells.
+    """
+    found: set[Path] = set()
+    with suppress(Exception):
+        tifffile = require("tifffile", extra="tiff", what="TIFF")
+        with tifffile.TiffFile(source) as file:
+            # Other kinds never have several files, so their pages need not be looked at.
+            if file.is_ome or file.is_mmstack or file.is_ndtiff:
+                series = file.series[0]
+                for page in series.pages if series.is_multifile else ():
+                    if page is not None:
+                        found.add(Path(page.parent.filehandle.path).resolve())
+    return sorted(found - {source.resolve()})
 
 
 @dataclass(frozen=True, eq=False)
