@@ -1,7 +1,10 @@
 """The parts of one volume, merged in any order, give the bytes of one run over the whole."""
 
+import copy
+import functools
 import hashlib
 import json
+import operator
 from pathlib import Path
 from unittest import mock
 
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 
 import streamloss as sl
 from streamloss import prepare
+from streamloss.state import MAGIC
 from tests.strategies import LAYOUTS, cases, runs_of
 from tests.test_checkpoint import Stopped, payload, stop_after
 from tests.test_laws import IDS
@@ -135,9 +139,9 @@ def test_missing_duplicate_and_foreign_parts_are_refused_by_name(volumes):
     paths = save_shards(*volumes, 4, **options)
     refused([paths[0], paths[3]], "2 of 4 shards missing: 1/4, 2/4; every one")
     refused([*paths, paths[2]], "part-2.slstate and part-2.slstate are both the shard 2/4")
-    copy = Path("copy.slstate")
-    copy.write_bytes(paths[1].read_bytes())
-    refused([*paths, copy], "part-1.slstate and copy.slstate are both the shard 1/4")
+    again = Path("copy.slstate")
+    again.write_bytes(paths[1].read_bytes())
+    refused([*paths, again], "part-1.slstate and copy.slstate are both the shard 1/4")
     refused([], "no states")
     for change, told in (
         ({"metrics": ["iou"]}, "`metrics` is iou there and dice here"),
@@ -190,6 +194,52 @@ def test_a_damaged_or_foreign_file_is_refused_with_the_reason(volumes):
         refused(["bad.slstate"], "bad.slstate", told)
     refused(["nowhere.slstate"], "cannot read the state file 'nowhere.slstate'", "No such file")
     refused(["."], "'.' is a folder, not the state of a shard", "`resume`")
+
+
+def signed(header, arrays=b"", newline=b"\n"):
+    """The bytes of a state file with a header of any kind and the digest that belongs to it."""
+    body = MAGIC + json.dumps(header).encode() + newline + arrays
+    return body + hashlib.sha256(body).digest()
+
+
+def without(header, *keys):
+    """A header that lacks one thing."""
+    changed = copy.deepcopy(header)
+    *outer, last = keys
+    del functools.reduce(operator.getitem, outer, changed)[last]
+    return changed
+
+
+def test_a_file_with_the_right_digest_that_holds_no_state_is_refused(volumes):
+    sl.score(*volumes, save_state="whole.slstate")
+    head, _, arrays = Path("whole.slstate").read_bytes()[len(MAGIC) : -32].partition(b"\n")
+    header = json.loads(head)
+    origin = header["origin"]
+    none, other = "'bad.slstate' is not a state file of streamloss", "written by another version"
+    for bad, told in (
+        (signed([1, 2]), none),
+        (signed(3), none),
+        (signed(header, newline=b""), none),
+        (signed({**header, "origin": [origin]}, arrays), none),
+        (signed({**header, "origin": []}, arrays), none),
+        (signed({**header, "origin": {**origin, "inputs": []}}, arrays), none),
+        (signed({**header, "origin": {**origin, "shard": [4, 2]}}, arrays), other),
+        (signed(without(header, "origin", "inputs", "truth", "unit"), arrays), other),
+        (signed(without(header, "origin", "inputs", "truth"), arrays), other),
+        (signed(without(header, "origin", "sources", "truth"), arrays), other),
+        (signed(without(header, "origin", "sources", "truth", "digest"), arrays), other),
+        (signed(without(header, "origin", "integrity", "truth"), arrays), other),
+        (signed(without(header, "origin", "plan", "blocks"), arrays), other),
+        (signed(without(header, "scored"), arrays), other),
+        (signed(header, arrays + bytes(8)), "'bad.slstate' is truncated or was changed"),
+        (signed(header, arrays[:-8]), other),
+        (signed({**header, "faults": [[]]}, arrays), other),
+    ):
+        Path("bad.slstate").write_bytes(bad)
+        refused(["whole.slstate", "bad.slstate"], told)
+        refused(["bad.slstate"], told)
+    Path("good.slstate").write_bytes(signed(header, arrays))
+    assert payload(sl.merge(["good.slstate"])) == payload(sl.score(*volumes))
 
 
 def test_every_cut_of_a_state_file_is_refused(volumes):
