@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 
 from streamloss.errors import InvalidInputError
@@ -99,11 +100,13 @@ def _of_shard(path: str) -> tuple[Partial, Origin]:
 
 def _refuse_missing(parts: Mapping[int, tuple[str, Origin]]) -> None:
     count = next(iter(parts.values()))[1].shard.total
-    missing = [f"{number}/{count}" for number in range(count) if number not in parts]
+    missing = count - len(parts)
     if missing:
-        listed = ", ".join(missing[:10]) + (" …" if len(missing) > 10 else "")
+        # There may be more than fit in memory.
+        first = islice((number for number in range(count) if number not in parts), 10)
+        listed = ", ".join(f"{number}/{count}" for number in first) + " …" * (missing > 10)
         raise InvalidInputError(
-            f"{len(missing):,} of {count:,} shards missing: {listed}; every one is merged once"
+            f"{missing:,} of {count:,} shards missing: {listed}; every one is merged once"
         )
 
 

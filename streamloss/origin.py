@@ -11,8 +11,6 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from streamloss import fingerprints
 from streamloss.prepare import Run
 from streamloss.scan import Job
@@ -126,7 +124,10 @@ def origin_from(plain: Mapping[str, Any]) -> Origin:
 
 def of_shard(run: Run, origin: Origin, shard: Shard) -> tuple[Run, Origin]:
     """Return one of the runs of blocks that a whole run is cut into, and its origin."""
-    blocks = np.array_split(run.blocks, shard.total)[shard.number]
+    # As numpy.array_split cuts, which would make all parts. Saved states depend on these cuts.
+    size, longer = divmod(len(run.blocks), shard.total)
+    start = shard.number * size + min(shard.number, longer)
+    blocks = run.blocks[start : start + size + (shard.number < longer)]
     voxel, copies = run.unstored
     # What is not stored is summed up without reading, by the first.
     part = replace(run, blocks=blocks, unstored=(voxel, 0 if shard.number else copies))

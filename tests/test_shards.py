@@ -1,8 +1,10 @@
 """The parts of one volume, merged in any order, give the bytes of one run over the whole."""
 
 import copy
+import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import operator
 from pathlib import Path
@@ -16,6 +18,8 @@ from hypothesis import strategies as st
 
 import streamloss as sl
 from streamloss import prepare
+from streamloss.origin import of_shard, origin_of
+from streamloss.shards import Shard
 from streamloss.state import MAGIC
 from tests.strategies import LAYOUTS, cases, runs_of
 from tests.test_checkpoint import Stopped, payload, stop_after
@@ -105,6 +109,31 @@ def test_every_block_is_in_one_shard_and_shards_are_even(volumes, monkeypatch):
     parts = [sl.score(*volumes, shard=f"{number}/4") for number in range(4)]
     assert [part.voxels["total"] for part in parts] == [32 * 16 * 16 // 4] * 4
     assert [part.options["shard"] for part in parts] == ["0/4", "1/4", "2/4", "3/4"]
+
+
+def test_shards_are_cut_as_numpy_splits_arrays(volumes):
+    run = prepare.prepare(*volumes)
+    origin = origin_of(run, {}, recognizable=False)
+    for count, total in itertools.product(range(9), range(1, 12)):
+        whole = dataclasses.replace(run, blocks=np.arange(count))
+        expected = np.array_split(whole.blocks, total)
+        parts = [of_shard(whole, origin, Shard(number, total)) for number in range(total)]
+        assert [part.blocks.tolist() for part, _ in parts] == [part.tolist() for part in expected]
+        assert [its.blocks for _, its in parts] == [len(part) for part in expected]
+
+
+@pytest.mark.parametrize("total", [10**11, 10**26 - 1])
+def test_any_number_of_shards_takes_no_memory_and_those_beyond_the_blocks_are_empty(volumes, total):
+    last = total - 1
+    first = sl.score(*volumes, shard=f"0/{total}", save_state="first.slstate")
+    empty = sl.score(*volumes, shard=f"{last}/{total}", save_state="last.slstate")
+    assert first.voxels["total"] == 8 * 8 * 16
+    assert empty.voxels["total"] == 0
+    refused(
+        ["last.slstate", "first.slstate"],
+        f"{total - 2:,} of {total:,} shards missing: 1/{total}, 2/{total}, ",
+        f", 10/{total} …; every one",
+    )
 
 
 def test_a_shard_goes_on_from_a_checkpoint_of_its_own(volumes, monkeypatch):
@@ -256,6 +285,7 @@ def test_what_cannot_be_merged_is_refused_before_work(volumes):
         ({"shard": "1"}, "shard must be i/N"),
         ({"shard": "-1/2"}, "shard must be i/N"),
         ({"shard": (0, 2)}, "shard must be i/N"),
+        ({"shard": f"0/1{'0' * 5000}"}, "shard must be i/N"),
         ({"save_state": "nowhere/part.slstate"}, "there is no folder nowhere"),
         ({"save_state": "."}, "it is a folder"),
     ):
