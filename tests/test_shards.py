@@ -187,6 +187,14 @@ def test_missing_duplicate_and_foreign_parts_are_refused_by_name(volumes):
     refused(["accumulator.slstate"], "is the state of an Accumulator")
 
 
+@pytest.mark.parametrize(
+    "states", ["h0.slstate", Path("h0.slstate"), b"h0", None, 3, [None], [b"h"]]
+)
+def test_what_is_no_list_of_files_is_refused(states):
+    got = states[0] if isinstance(states, list) else states
+    refused(states, f"states must be a list of state files, got {got!r}")
+
+
 def test_a_run_that_was_not_finished_is_refused(volumes, monkeypatch):
     monkeypatch.setattr(prepare, "TARGET_BLOCK_VOXELS", {"direct": 1})
     monkeypatch.setattr("streamloss.execution.LARGE_RUN", 1)
