@@ -29,17 +29,25 @@ _LARGEST_PART = 1 / 50
 
 
 class Checkpoint:
-    """The folder of a checkpoint while a run owns it."""
+    """The folder of a checkpoint while a run owns it.
+
+    Attributes
+    ----------
+    voxels
+        Voxels of the saved sum, of which a run's own speed tells nothing.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.voxels = 0
 
     def fitted(self, run: Run) -> Run:
         """Return the run with the blocks of the one that was saved, whose sum goes on."""
         path = self._path(0)
         if not path.exists():
             return run
-        saved = load_sum(path).origin
+        partial, saved = load_sum(path)
+        self.voxels = partial.scored + partial.ignored
         block = [] if saved is None else saved.plan["block"]
         if block == list(run.job.plan.block_shape) or len(block) != len(run.job.plan.region):
             return run

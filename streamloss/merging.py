@@ -3,7 +3,9 @@
 import os
 import time
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from streamloss.errors import InvalidInputError
 from streamloss.faults import raise_faults
@@ -31,9 +33,9 @@ def merge(states: Iterable[str | os.PathLike[str]]) -> Result:
     Raises
     ------
     InvalidInputError
-        If a file is missing, damaged or no such state; if a shard is missing or
-        there twice; or if two are not of the same inputs and options. The
-        message names file and reason.
+        If it is no list of files; if one is missing, damaged or no such state;
+        if a shard is missing or there twice; or if two are not of the same
+        inputs and options. The message names file and reason.
 
     Examples
     --------
@@ -51,8 +53,7 @@ def merge(states: Iterable[str | os.PathLike[str]]) -> Result:
     started = time.perf_counter()
     total: Partial | None = None
     parts: dict[int, tuple[str, Origin]] = {}
-    for path in states:
-        name = os.fspath(path)
+    for name in _names(states):
         partial, origin = _of_shard(name)
         if total is not None:
             first, first_origin = next(iter(parts.values()))
@@ -73,6 +74,16 @@ def merge(states: Iterable[str | os.PathLike[str]]) -> Result:
         raise InvalidInputError("there are no states to merge")
     _refuse_missing(parts)
     return _result(total, parts[0][1], started)
+
+
+def _names(states: Any) -> list[str]:
+    """Return the name of each file; a name alone would pass for the list of its letters."""
+    listed = isinstance(states, Iterable) and not isinstance(states, str | bytes | os.PathLike)
+    files = list(states) if listed else [states]
+    for file in files:
+        if not listed or not isinstance(file, str | os.PathLike):
+            raise InvalidInputError(f"states must be a list of state files, got {file!r}")
+    return [os.fspath(file) for file in files]
 
 
 def _of_shard(path: str) -> tuple[Partial, Origin]:
@@ -99,11 +110,13 @@ def _of_shard(path: str) -> tuple[Partial, Origin]:
 
 def _refuse_missing(parts: Mapping[int, tuple[str, Origin]]) -> None:
     count = next(iter(parts.values()))[1].shard.total
-    missing = [f"{number}/{count}" for number in range(count) if number not in parts]
+    missing = count - len(parts)
     if missing:
-        listed = ", ".join(missing[:10]) + (" …" if len(missing) > 10 else "")
+        # There may be more than fit in memory.
+        first = islice((number for number in range(count) if number not in parts), 10)
+        listed = ", ".join(f"{number}/{count}" for number in first) + " …" * (missing > 10)
         raise InvalidInputError(
-            f"{len(missing):,} of {count:,} shards missing: {listed}; every one is merged once"
+            f"{missing:,} of {count:,} shards missing: {listed}; every one is merged once"
         )
 
 

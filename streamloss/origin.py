@@ -5,13 +5,11 @@ state files hold, and the search for the first one that differs.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from streamloss import fingerprints
 from streamloss.prepare import Run
@@ -91,9 +89,45 @@ def origin_of(run: Run, options: Mapping[str, Any], *, recognizable: bool) -> Or
     )
 
 
+def origin_from(plain: Mapping[str, Any]) -> Origin:
+    """Return the origin that a state file holds as plain data.
+
+    Raises
+    ------
+    AttributeError
+        If a number or a list is where facts should be.
+    KeyError, TypeError, ValueError
+        If something is missing that two sums are compared by.
+    """
+    settled = dict(plain.items())
+    origin = Origin(**{**settled, "shard": Shard(*settled["shard"])})
+    held: list[tuple[Mapping[str, Any], Iterable[str]]] = [
+        (origin.inputs, ["truth"]),
+        (origin.options, []),
+        (origin.integrity, origin.inputs),
+        (origin.sources, origin.inputs),
+        (origin.plan, _PLAN),
+        *((facts, _FACTS) for facts in origin.inputs.values()),
+        *((source, ("files", "bytes", "digest")) for source in origin.sources.values()),
+    ]
+    for facts, names in held:
+        lacking = sorted(set(names) - facts.keys())
+        if lacking:
+            raise ValueError(f"it does not tell {lacking[0]}")
+    counts = (origin.done, origin.blocks, origin.look, *origin.shard)
+    if not all(isinstance(count, int) for count in counts):
+        raise TypeError(f"it has the counts {counts}")
+    if not 0 <= origin.shard.number < origin.shard.total:
+        raise ValueError(f"it is of the shard {origin.shard}")
+    return origin
+
+
 def of_shard(run: Run, origin: Origin, shard: Shard) -> tuple[Run, Origin]:
     """Return one of the runs of blocks that a whole run is cut into, and its origin."""
-    blocks = np.array_split(run.blocks, shard.total)[shard.number]
+    # As numpy.array_split cuts, which would make all parts. Saved states depend on these cuts.
+    size, longer = divmod(len(run.blocks), shard.total)
+    start = shard.number * size + min(shard.number, longer)
+    blocks = run.blocks[start : start + size + (shard.number < longer)]
     voxel, copies = run.unstored
     # What is not stored is summed up without reading, by the first.
     part = replace(run, blocks=blocks, unstored=(voxel, 0 if shard.number else copies))
@@ -117,8 +151,8 @@ def difference(one: Origin, task: Task, other: Origin, its_task: Task) -> Differ
             mine.pop("name")
             its.pop("name")
         for fact, value in mine.items():
-            if value != its[fact]:
-                return Difference(f"the {fact} of the {role}", str(value), str(its[fact]))
+            if value != its.get(fact):
+                return Difference(f"the {fact} of the {role}", str(value), str(its.get(fact)))
         if one.integrity[role] != other.integrity[role]:
             counts = (str(origin.integrity[role]) for origin in (one, other))
             return Difference(f"what is stored of the {role}", *counts)
@@ -131,9 +165,9 @@ def difference(one: Origin, task: Task, other: Origin, its_task: Task) -> Differ
         values = [_shown(plain.get(name)) for plain in (settings, its_settings)]
         if values[0] != values[1]:
             return Difference(f"`{name}`", *values)
-    for name in one.plan:
+    for name, told in _PLAN.items():
         if one.plan[name] != other.plan[name]:
-            return Difference(_PLAN[name], str(one.plan[name]), str(other.plan[name]))
+            return Difference(told, str(one.plan[name]), str(other.plan[name]))
     if one.shard.total != other.shard.total:
         return Difference("the number of shards", str(one.shard.total), str(other.shard.total))
     if one.version != other.version:
@@ -141,6 +175,7 @@ def difference(one: Origin, task: Task, other: Origin, its_task: Task) -> Differ
     return None
 
 
+_FACTS = ("name", "shape", "dtype", "chunks", "spacing", "unit", "axes")
 _PLAN = {
     "block": "the extent of a block, which `max_memory` and `reader` may change,",
     "blocks": "the choice of blocks to read",

@@ -231,7 +231,7 @@ def score(
     if target is not None:
         save_sum(target, total, replace(origin, done=origin.blocks))
     seconds = time.perf_counter() - started
-    voxels = total.scored + total.ignored
+    voxels = total.scored + total.ignored - (0 if saves is None else saves.voxels)
     return build_result(
         total,
         inputs=origin.inputs,

@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 
 from streamloss.errors import InvalidInputError
 from streamloss.files import write_whole
-from streamloss.origin import Origin
+from streamloss.origin import Origin, origin_from
 from streamloss.partial import Partial
 from streamloss.registry import needed
-from streamloss.shards import Shard
 from streamloss.slab import Fault
 from streamloss.task import Classes, Structure, Task
 
@@ -85,19 +84,26 @@ def load_sum(path: str | os.PathLike[str], questions: Mapping[str, Any] | None =
     body, digest = memoryview(content)[:-_DIGEST], content[-_DIGEST:]
     if hashlib.sha256(body).digest() != digest:
         raise InvalidInputError(f"the state file '{path}' is truncated or was changed")
-    start = content.index(b"\n", len(MAGIC))
+    start = content.find(b"\n", len(MAGIC), len(body))
+    if start < 0:
+        raise InvalidInputError(f"'{path}' is not a state file of streamloss")
     try:
         header = json.loads(content[len(MAGIC) : start])
-        if questions is None and (header.get("origin") or {}).get("look"):
+        plain = header.get("origin")
+        origin = None if plain is None else origin_from(plain)
+        if questions is None and origin is not None and origin.look:
             raise InvalidInputError(f"'{path}' holds no sum but answers to questions about one")
         task = replace(_task(header["task"]), questions=questions or {})
-        partial = _filled(task, header, BytesIO(body[start + 1 :]))
-        origin = header.get("origin")
-        if origin is not None:
-            origin = Origin(**{**origin, "shard": Shard(*origin["shard"])})
+        data = BytesIO(body[start + 1 :])
+        partial = _filled(task, header, data)
+        if data.read(1):
+            raise InvalidInputError(f"the state file '{path}' is truncated or was changed")
     except InvalidInputError:
         raise
-    except (KeyError, TypeError, ValueError) as error:
+    except AttributeError as error:
+        # A number or a list, where the facts of something should be.
+        raise InvalidInputError(f"'{path}' is not a state file of streamloss") from error
+    except (LookupError, OverflowError, TypeError, ValueError) as error:
         # What it holds is what was written, so another version wrote it.
         raise InvalidInputError(
             f"the state file '{path}' was written by another version of streamloss, which "

@@ -133,6 +133,11 @@ def test_masks_weights_regions_and_boxes_go_on_too(volumes, tmp_path, options):
     assert payload(sl.score(*volumes, checkpoint=tmp_path / "saved", **options)) == expected
 
 
+def speed_in_voxels(result):
+    """How many voxels the speed of a run counts."""
+    return round(result.timing["voxels_per_second"] * result.timing["seconds"])
+
+
 @pytest.mark.usefixtures("saves_often")
 def test_blocks_that_were_saved_are_not_read_again(volumes, tmp_path, monkeypatch):
     read = []
@@ -147,12 +152,15 @@ def test_blocks_that_were_saved_are_not_read_again(volumes, tmp_path, monkeypatc
     assert 0 < saved.done < saved.blocks
     read.clear()
     seen = []
-    sl.score(*volumes, progress=lambda *n: seen.append(n), workers=5, **options)
+    result = sl.score(*volumes, progress=lambda *n: seen.append(n), workers=5, **options)
     assert read == list(range(saved.done, saved.blocks))
+    # A speed is that of the voxels of this run.
+    left = (saved.blocks - saved.done) * 8 * 8 * 16
+    assert speed_in_voxels(result) == left
     assert seen[0][0] > 0
     assert seen[-1] == (32 * 16 * 16, 32 * 16 * 16)
     read.clear()
-    sl.score(*volumes, **options)
+    assert speed_in_voxels(sl.score(*volumes, **options)) == 0
     assert read == []
 
 

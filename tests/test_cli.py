@@ -410,12 +410,14 @@ def test_a_shard_saves_a_state_and_writes_no_result_of_a_part(run):
         (("--save-state", "s.slstate", "--json", "-"), "--json of one shard"),
         (("--save-state", "s.slstate", "--csv", "c.csv"), "--csv of one shard"),
         (("--save-state", "nowhere/s.slstate"), "cannot write nowhere/s.slstate"),
+        (("--save-state", "-"), "a state is no text for a terminal: name a file"),
     ):
         code, out, err = run("score", *pair, *arguments)
         assert (code, out) == (2, "")
         assert told in err
         assert is_one_error(err)
     assert not Path("s.slstate").exists()
+    assert not Path("-").exists()
 
 
 def test_a_run_goes_on_from_its_checkpoint_and_tells_what_changed(run, tmp_path):

@@ -1,7 +1,12 @@
 """The parts of one volume, merged in any order, give the bytes of one run over the whole."""
 
+import copy
+import dataclasses
+import functools
 import hashlib
+import itertools
 import json
+import operator
 from pathlib import Path
 from unittest import mock
 
@@ -13,6 +18,9 @@ from hypothesis import strategies as st
 
 import streamloss as sl
 from streamloss import prepare
+from streamloss.origin import of_shard, origin_of
+from streamloss.shards import Shard
+from streamloss.state import MAGIC
 from tests.strategies import LAYOUTS, cases, runs_of
 from tests.test_checkpoint import Stopped, payload, stop_after
 from tests.test_laws import IDS
@@ -103,6 +111,31 @@ def test_every_block_is_in_one_shard_and_shards_are_even(volumes, monkeypatch):
     assert [part.options["shard"] for part in parts] == ["0/4", "1/4", "2/4", "3/4"]
 
 
+def test_shards_are_cut_as_numpy_splits_arrays(volumes):
+    run = prepare.prepare(*volumes)
+    origin = origin_of(run, {}, recognizable=False)
+    for count, total in itertools.product(range(9), range(1, 12)):
+        whole = dataclasses.replace(run, blocks=np.arange(count))
+        expected = np.array_split(whole.blocks, total)
+        parts = [of_shard(whole, origin, Shard(number, total)) for number in range(total)]
+        assert [part.blocks.tolist() for part, _ in parts] == [part.tolist() for part in expected]
+        assert [its.blocks for _, its in parts] == [len(part) for part in expected]
+
+
+@pytest.mark.parametrize("total", [10**11, 10**26 - 1])
+def test_any_number_of_shards_takes_no_memory_and_those_beyond_the_blocks_are_empty(volumes, total):
+    last = total - 1
+    first = sl.score(*volumes, shard=f"0/{total}", save_state="first.slstate")
+    empty = sl.score(*volumes, shard=f"{last}/{total}", save_state="last.slstate")
+    assert first.voxels["total"] == 8 * 8 * 16
+    assert empty.voxels["total"] == 0
+    refused(
+        ["last.slstate", "first.slstate"],
+        f"{total - 2:,} of {total:,} shards missing: 1/{total}, 2/{total}, ",
+        f", 10/{total} …; every one",
+    )
+
+
 def test_a_shard_goes_on_from_a_checkpoint_of_its_own(volumes, monkeypatch):
     monkeypatch.setattr(prepare, "TARGET_BLOCK_VOXELS", {"direct": 1})
     monkeypatch.setattr("streamloss.execution.LARGE_RUN", 1)
@@ -135,9 +168,9 @@ def test_missing_duplicate_and_foreign_parts_are_refused_by_name(volumes):
     paths = save_shards(*volumes, 4, **options)
     refused([paths[0], paths[3]], "2 of 4 shards missing: 1/4, 2/4; every one")
     refused([*paths, paths[2]], "part-2.slstate and part-2.slstate are both the shard 2/4")
-    copy = Path("copy.slstate")
-    copy.write_bytes(paths[1].read_bytes())
-    refused([*paths, copy], "part-1.slstate and copy.slstate are both the shard 1/4")
+    again = Path("copy.slstate")
+    again.write_bytes(paths[1].read_bytes())
+    refused([*paths, again], "part-1.slstate and copy.slstate are both the shard 1/4")
     refused([], "no states")
     for change, told in (
         ({"metrics": ["iou"]}, "`metrics` is iou there and dice here"),
@@ -152,6 +185,14 @@ def test_missing_duplicate_and_foreign_parts_are_refused_by_name(volumes):
     accumulator.update(np.ones(3, "u1"), np.ones(3, "u1"))
     accumulator.save("accumulator.slstate")
     refused(["accumulator.slstate"], "is the state of an Accumulator")
+
+
+@pytest.mark.parametrize(
+    "states", ["h0.slstate", Path("h0.slstate"), b"h0", None, 3, [None], [b"h"]]
+)
+def test_what_is_no_list_of_files_is_refused(states):
+    got = states[0] if isinstance(states, list) else states
+    refused(states, f"states must be a list of state files, got {got!r}")
 
 
 def test_a_run_that_was_not_finished_is_refused(volumes, monkeypatch):
@@ -192,6 +233,52 @@ def test_a_damaged_or_foreign_file_is_refused_with_the_reason(volumes):
     refused(["."], "'.' is a folder, not the state of a shard", "`resume`")
 
 
+def signed(header, arrays=b"", newline=b"\n"):
+    """The bytes of a state file with a header of any kind and the digest that belongs to it."""
+    body = MAGIC + json.dumps(header).encode() + newline + arrays
+    return body + hashlib.sha256(body).digest()
+
+
+def without(header, *keys):
+    """A header that lacks one thing."""
+    changed = copy.deepcopy(header)
+    *outer, last = keys
+    del functools.reduce(operator.getitem, outer, changed)[last]
+    return changed
+
+
+def test_a_file_with_the_right_digest_that_holds_no_state_is_refused(volumes):
+    sl.score(*volumes, save_state="whole.slstate")
+    head, _, arrays = Path("whole.slstate").read_bytes()[len(MAGIC) : -32].partition(b"\n")
+    header = json.loads(head)
+    origin = header["origin"]
+    none, other = "'bad.slstate' is not a state file of streamloss", "written by another version"
+    for bad, told in (
+        (signed([1, 2]), none),
+        (signed(3), none),
+        (signed(header, newline=b""), none),
+        (signed({**header, "origin": [origin]}, arrays), none),
+        (signed({**header, "origin": []}, arrays), none),
+        (signed({**header, "origin": {**origin, "inputs": []}}, arrays), none),
+        (signed({**header, "origin": {**origin, "shard": [4, 2]}}, arrays), other),
+        (signed(without(header, "origin", "inputs", "truth", "unit"), arrays), other),
+        (signed(without(header, "origin", "inputs", "truth"), arrays), other),
+        (signed(without(header, "origin", "sources", "truth"), arrays), other),
+        (signed(without(header, "origin", "sources", "truth", "digest"), arrays), other),
+        (signed(without(header, "origin", "integrity", "truth"), arrays), other),
+        (signed(without(header, "origin", "plan", "blocks"), arrays), other),
+        (signed(without(header, "scored"), arrays), other),
+        (signed(header, arrays + bytes(8)), "'bad.slstate' is truncated or was changed"),
+        (signed(header, arrays[:-8]), other),
+        (signed({**header, "faults": [[]]}, arrays), other),
+    ):
+        Path("bad.slstate").write_bytes(bad)
+        refused(["whole.slstate", "bad.slstate"], told)
+        refused(["bad.slstate"], told)
+    Path("good.slstate").write_bytes(signed(header, arrays))
+    assert payload(sl.merge(["good.slstate"])) == payload(sl.score(*volumes))
+
+
 def test_every_cut_of_a_state_file_is_refused(volumes):
     sl.score(*volumes, save_state="whole.slstate", metrics="dice")
     content = Path("whole.slstate").read_bytes()
@@ -206,6 +293,7 @@ def test_what_cannot_be_merged_is_refused_before_work(volumes):
         ({"shard": "1"}, "shard must be i/N"),
         ({"shard": "-1/2"}, "shard must be i/N"),
         ({"shard": (0, 2)}, "shard must be i/N"),
+        ({"shard": f"0/1{'0' * 5000}"}, "shard must be i/N"),
         ({"save_state": "nowhere/part.slstate"}, "there is no folder nowhere"),
         ({"save_state": "."}, "it is a folder"),
     ):
