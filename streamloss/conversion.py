@@ -22,6 +22,7 @@ from streamloss.blocks import Plan, format_bytes, plan
 from streamloss.class_table import split_list
 from streamloss.errors import InvalidInputError, MemoryLimitError
 from streamloss.executors import available_workers
+from streamloss.files import try_folder
 from streamloss.locations import is_url, refuse_to_overwrite
 from streamloss.ome import SPATIAL, VERSIONS, image_attributes
 from streamloss.prepare import parse_bytes
@@ -153,6 +154,10 @@ def _checked_target(target: str | os.PathLike[str], overwrite: bool) -> Path:
         raise InvalidInputError(f"target {name!r} is in a folder that does not exist")
     if path.exists() and not overwrite:
         raise InvalidInputError(f"target {name!r} is there already: pass `overwrite` to replace it")
+    try:
+        try_folder(path.absolute().parent)
+    except OSError as error:
+        raise InvalidInputError(f"cannot write to the target {name!r}: {error.strerror}") from None
     return path
 
 

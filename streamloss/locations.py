@@ -104,7 +104,7 @@ def _identities(path: Path) -> list[tuple[int, int] | None]:
 
 def _identity(place: str | Path) -> tuple[int, int] | None:
     """Return what tells a place from all others whatever its name, None if nothing is there."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         facts = os.stat(place)  # noqa: PTH116
         return facts.st_dev, facts.st_ino
     return None
@@ -129,7 +129,10 @@ def _place(source: Any, image_of: Callable[[str], str | None]) -> Path | str | N
         place = os.path.realpath(place)
     if os.path.isdir(place):  # noqa: PTH112
         return image_of(os.path.dirname(place)) or place  # noqa: PTH120
-    return split_at_file(Path(place))[0]
+    # What no file can be called fails when it is opened, and tells why.
+    with suppress(OSError, ValueError):
+        return split_at_file(Path(place))[0]
+    return None
 
 
 def _image_of(folder: str) -> str | None:

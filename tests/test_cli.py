@@ -410,7 +410,7 @@ def test_a_shard_saves_a_state_and_writes_no_result_of_a_part(run):
         (("--save-state", "s.slstate", "--json", "-"), "--json of one shard"),
         (("--save-state", "s.slstate", "--csv", "c.csv"), "--csv of one shard"),
         (("--save-state", "nowhere/s.slstate"), "cannot write nowhere/s.slstate"),
-        (("--save-state", "-"), "a state is no text for a terminal: name a file"),
+        (("--save-state", "-"), "it is no text for stdout, name a file"),
     ):
         code, out, err = run("score", *pair, *arguments)
         assert (code, out) == (2, "")

@@ -236,6 +236,19 @@ def test_a_file_that_could_not_be_written_is_refused_before_work(refused, no_dis
     refused("score", "t.npy", "p.npy", option, place / "x", told=f"cannot write {place}/x: {why}")
 
 
+def test_an_image_that_could_not_be_written_is_refused_before_work(refused, no_disk):
+    place, why = no_disk
+    told = f"cannot write to the target '{place}/x.zarr': {why}"
+    refused("convert", "t.npy", place / "x.zarr", told=told)
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv"])
+def test_a_closed_stdout_is_refused_before_work(refused, monkeypatch, option):
+    """What was asked for would be lost without a word."""
+    monkeypatch.setattr("streamloss.cli.output.sys.stdout", None)
+    refused("score", "t.npy", "p.npy", option, "-", told="cannot write -: stdout is closed")
+
+
 @pytest.mark.parametrize("output", [".", "out", "out/deeper"])
 def test_a_batch_that_could_not_be_saved_is_refused_before_work(refused, no_disk, output, manifest):
     place, why = no_disk

@@ -30,11 +30,17 @@ _CSV_COLUMNS = ("metric", "class", "name", "value", "error_bound", "unit")
 def target_callback(
     ctx: click.Context, parameter: click.Parameter, value: str | None
 ) -> str | None:
-    """Refuse a file that cannot be written, before any work is done; "-" is stdout."""
-    if value is None or value == "-":
+    """Refuse a file that cannot be written, before any work is done.
+
+    "-" is stdout, for options whose metavar says so.
+    """
+    takes_stdout = "-" in (parameter.metavar or "")
+    if value is None or (value == "-" and takes_stdout and sys.stdout is not None):
         return value
     path = Path(value)
-    if path.is_dir():
+    if value == "-":
+        problem = "stdout is closed" if takes_stdout else "it is no text for stdout, name a file"
+    elif path.is_dir():
         problem = "it is a folder"
     elif not path.parent.is_dir():
         problem = f"there is no folder {path.parent}"

@@ -70,14 +70,6 @@ class _ScoreCommand(Command):
             formatter.write_text(", ".join(metric_names()))
 
 
-def _state_callback(
-    ctx: click.Context, parameter: click.Parameter, value: str | None
-) -> str | None:
-    if value == "-":
-        raise click.BadParameter("a state is no text for a terminal: name a file", ctx, parameter)
-    return target_callback(ctx, parameter, value)
-
-
 @click.command(cls=_ScoreCommand, epilog=_EPILOG)
 @click.argument("truth")
 @click.argument("prediction")
@@ -281,7 +273,7 @@ def _state_callback(
     cls=Option,
     section=OUTPUT,
     metavar="FILE",
-    callback=_state_callback,
+    callback=target_callback,
     help="Write the state, of which `streamloss merge` makes the result",
 )
 @click.pass_context
