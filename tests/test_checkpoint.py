@@ -415,8 +415,11 @@ def test_a_damaged_checkpoint_is_refused(volumes, tmp_path):
 
 
 def test_a_checkpoint_that_cannot_be_made_is_refused_before_work(volumes, tmp_path):
+    (tmp_path / "file").touch()
     with pytest.raises(sl.InvalidInputError, match="cannot use the checkpoint"):
-        sl.score(*volumes, checkpoint=volumes[0] / "zarr.json")
+        sl.score(*volumes, checkpoint=tmp_path / "file")
+    with pytest.raises(sl.InvalidInputError, match=r"checkpoint cannot write .* the input"):
+        sl.score(*volumes, checkpoint=volumes[0] / "saved")
     with pytest.raises(sl.InvalidInputError, match="unknown metric"):
         sl.score(*volumes, metrics="dicee", checkpoint=tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
