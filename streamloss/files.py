@@ -53,6 +53,21 @@ def try_folder(folder: Path) -> None:
         trial.unlink(missing_ok=True)
 
 
+def why_not_written(path: Path) -> str | None:
+    """Tell why no file can be written in the place of a path, None if one can."""
+    if path.is_dir():
+        return "it is a folder"
+    if not path.absolute().parent.is_dir():
+        return f"there is no folder {path.parent}"
+    if path.exists() and not os.access(path, os.W_OK):
+        return "permission denied"
+    try:
+        try_folder(path.absolute().parent)
+    except OSError as error:
+        return error.strerror
+    return None
+
+
 @contextmanager
 def named_failure(path: Path) -> Iterator[None]:
     """Let an `OSError` name the file that could not be written, which a full disk does not."""

@@ -17,7 +17,7 @@ from streamloss.errors import InvalidInputError
 from streamloss.execution import execute
 from streamloss.executors import check_executor
 from streamloss.faults import raise_faults
-from streamloss.files import try_folder
+from streamloss.files import why_not_written
 from streamloss.locations import refuse_to_overwrite
 from streamloss.origin import of_shard, origin_of
 from streamloss.partial import Partial
@@ -253,20 +253,11 @@ def score(
 def _writable(path: Path, inputs: Iterable[Any]) -> Path:
     """Refuse a state file that could not or must not be written, before the work."""
     refuse_to_overwrite("save_state", path, inputs)
-    if path.is_dir():
-        problem = "it is a folder"
-    elif path.exists() and not path.is_file():
-        # A device or a pipe would be replaced by the file.
-        problem = "it is no file"
-    elif not path.absolute().parent.is_dir():
-        problem = f"there is no folder {path.parent}"
-    else:
-        try:
-            try_folder(path.absolute().parent)
-        except OSError as error:
-            problem = str(error.strerror)
-        else:
-            return path
+    # A device or a pipe would be replaced by the file.
+    is_other = path.exists() and not path.is_file() and not path.is_dir()
+    problem = "it is no file" if is_other else why_not_written(path)
+    if problem is None:
+        return path
     raise InvalidInputError(f"save_state cannot write {path}: {problem}")
 
 

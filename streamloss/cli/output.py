@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
-from streamloss.files import named_failure, try_folder, write_whole
+from streamloss.files import named_failure, why_not_written, write_whole
 from streamloss.locations import refuse_to_overwrite
 
 if TYPE_CHECKING:
@@ -37,25 +37,18 @@ def target_callback(
     takes_stdout = "-" in (parameter.metavar or "")
     if value is None or (value == "-" and takes_stdout and sys.stdout is not None):
         return value
-    path = Path(value)
+    # A link stays one: what it leads to is replaced.
+    path = Path(value).resolve() if Path(value).is_symlink() else Path(value)
+    problem: str | None
     if value == "-":
         problem = "stdout is closed" if takes_stdout else "it is no text for stdout, name a file"
-    elif path.is_dir():
-        problem = "it is a folder"
-    elif not path.parent.is_dir():
-        problem = f"there is no folder {path.parent}"
-    elif path.exists() and not os.access(path, os.W_OK):
-        problem = "permission denied"
-    elif path.exists() and not path.is_file():
-        return value
+    elif path.exists() and not path.is_file() and not path.is_dir():
+        # A device or a pipe is written to, not replaced.
+        problem = None if os.access(path, os.W_OK) else "permission denied"
     else:
-        try:
-            # A file is replaced where its links lead.
-            try_folder(path.resolve().parent)
-        except OSError as error:
-            problem = str(error.strerror)
-        else:
-            return value
+        problem = why_not_written(path)
+    if problem is None:
+        return value
     raise click.BadParameter(f"cannot write {value}: {problem}", ctx, parameter)
 
 
